@@ -1,0 +1,16 @@
+//! Hand-written floors and the disk's own limits, measured beside the log in one process.
+//!
+//! A *floor* is the simplest code that gives the same promise as the log: what is acknowledged is
+//! on stable storage. A figure of the log means something only as a ratio to a floor of the same
+//! run, for the disk of a virtual machine drifts by tens of per cent within minutes. So contestants
+//! take turns, round by round, and each figure is a median over the rounds.
+//!
+//! Reading order: [`disk`] (files and durable writes), [`floors`] (the contestants without a log),
+//! [`measure`] (who runs when), [`report`] (what is printed). The binary `compare` ties them.
+
+#![forbid(unsafe_code)]
+
+pub mod disk;
+pub mod floors;
+pub mod measure;
+pub mod report;

@@ -1,0 +1,337 @@
+//! Every unsafe operation of the crate, and all the state that its soundness rests on: no other
+//! file can break a proof made here, whatever it calls in whatever order.
+//!
+//! | type | owns | hands out |
+//! |---|---|---|
+//! | [`Region`] | one allocation, initialised with zeros | nothing by itself |
+//! | [`Lot`] | a region cut into equal slots, and which of them are free | one [`Span`] a slot |
+//! | [`Span`] | a stretch of a region that no other span covers | disjoint `&mut [u8]` |
+//! | [`WipedPage`] | one page of its own mapping | one atomic word |
+
+use std::{
+    alloc::{self, Layout},
+    hint, io,
+    ptr::{self, NonNull},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+/// One allocation, every byte of which is initialised and was touched.
+struct Region {
+    // Invariant: allocated by the global allocator with `layout`, of at least one byte; nobody
+    // else frees it; all `layout.size()` bytes are initialised.
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the allocation belongs to the region alone and the global allocator frees from any
+// thread; plain bytes may move between threads.
+unsafe impl Send for Region {}
+// SAFETY: a shared region offers no access to its bytes.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// `None` if the allocator refuses.
+    fn zeroed(layout: Layout) -> Option<Self> {
+        // The allocator must not be asked for zero bytes: one is added, and never looked at.
+        let layout = Layout::from_size_align(layout.size().max(1), layout.align()).ok()?;
+        // SAFETY: the layout's size is not zero (previous line).
+        let start = NonNull::new(unsafe { alloc::alloc(layout) })?;
+        // Not `alloc_zeroed`, whose pages the kernel may supply on first touch only, that is in
+        // the hot path. The black box keeps the optimiser from joining the two into that call.
+        let start = hint::black_box(start);
+        // SAFETY: `start` is valid for writes of `layout.size()` bytes, just allocated, and every
+        // address is aligned for u8.
+        unsafe { start.write_bytes(0, layout.size()) };
+        // Invariant: as allocated; initialised by the write above.
+        Some(Self { start, layout })
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: allocated by this allocator with this layout and freed nowhere else (invariant).
+        unsafe { alloc::dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
+
+/// A region cut into slots of equal size, lent out one by one.
+pub(crate) struct Lot {
+    region: Region,
+    // Invariant: slot_bytes * slot_count <= region.layout.size().
+    slot_bytes: usize,
+    slot_count: usize,
+    // Invariant: bit `i % 64` of word `i / 64` is set iff slot `i` exists and no span covers it.
+    // Words are not spread over cache lines: a slot is taken once a frame, not once a record.
+    free: Box<[AtomicU64]>,
+}
+
+impl Lot {
+    /// `slot_count` slots of `slot_bytes` bytes, in an allocation of their `layout`; `None` if the
+    /// allocator refuses.
+    ///
+    /// # Panics
+    ///
+    /// If the slots do not fill the layout exactly.
+    pub(crate) fn new(layout: Layout, slot_bytes: usize, slot_count: usize) -> Option<Arc<Self>> {
+        assert_eq!(slot_bytes.checked_mul(slot_count), Some(layout.size()), "slots fill the lot");
+        let region = Region::zeroed(layout)?;
+        let mut left = slot_count;
+        let free = (0..slot_count.div_ceil(64))
+            .map(|_| {
+                let here = left.min(64);
+                left -= here;
+                // `here` is 1..=64: that many low bits.
+                AtomicU64::new(u64::MAX >> (64 - here))
+            })
+            .collect();
+        // Invariant: the product is no more than the layout's size (asserted); no span exists yet,
+        // and the bits of the slots are set, no others.
+        Some(Arc::new(Self { region, slot_bytes, slot_count, free }))
+    }
+
+    /// The lowest free slot, or `None` if none was seen free. Lock-free; never allocates.
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Span> {
+        // Lowest first: what was returned last is likely still in the cache, and memory beyond
+        // the most ever out at once stays out of it.
+        let index = (0..).zip(&self.free).find_map(|(at, word)| Some(at * 64 + claim(word)?))?;
+        // SAFETY: the bit was set, so index < slot_count and index * slot_bytes is inside the
+        // allocation (both invariants), which is at most isize::MAX bytes, being a Layout.
+        let start = unsafe { self.region.start.add(index * self.slot_bytes) };
+        let lender = Some((Arc::clone(self), index));
+        // Invariant: the slot's slot_bytes bytes lie in the allocation, which the Arc keeps and
+        // whose bytes are initialised. `claim` cleared the bit and it alone does, so no other
+        // span covers them; only the drop of this span sets it again.
+        let (len, cursor) = (self.slot_bytes, AtomicUsize::new(0));
+        Some(Span { start, len, cursor, lender, owned: None })
+    }
+
+    pub(crate) fn slot_bytes(&self) -> usize {
+        self.slot_bytes
+    }
+
+    pub(crate) fn slot_count(&self) -> usize {
+        self.slot_count
+    }
+
+    /// How many slots are free: exact only while nobody takes or returns one.
+    pub(crate) fn free_count(&self) -> usize {
+        let ones = self.free.iter().map(|word| word.load(Ordering::Relaxed).count_ones());
+        ones.map(|count| usize::try_from(count).unwrap_or(usize::MAX)).sum()
+    }
+
+    /// The address of the first slot; the others follow without gaps.
+    pub(crate) fn address(&self) -> usize {
+        // Exposed, for the number is meant for the kernel, or to be made a pointer again.
+        self.region.start.as_ptr().expose_provenance()
+    }
+
+    fn put_back(&self, index: usize) {
+        // Release: the next taker's Acquire sees every write made through the span.
+        self.free[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
+    }
+}
+
+/// Clears the lowest bit that is set, and answers its number, 0..64.
+fn claim(word: &AtomicU64) -> Option<usize> {
+    // Clearing the lowest set bit changes zero to nothing else: zero is None.
+    let lower = |bits: u64| (bits != 0).then(|| bits & (bits - 1));
+    let bits = word.fetch_update(Ordering::Acquire, Ordering::Relaxed, lower).ok()?;
+    usize::try_from(bits.trailing_zeros()).ok()
+}
+
+/// A stretch of memory of which this value is the only owner.
+///
+/// Aligned to a cache line, and in this order, so that what each `carve` touches is one line that
+/// no neighbour's cursor shares.
+#[repr(C, align(64))]
+pub(crate) struct Span {
+    // Invariant: `len` bytes from `start` on are initialised, inside one allocation that lives as
+    // long as `owned` or `lender` does, and no other span covers any of them.
+    start: NonNull<u8>,
+    len: usize,
+    // Invariant: <= len. Under `&self` it only grows, so each value is passed over once; bytes at
+    // or above it were lent by no `carve` since the last `rewind`.
+    cursor: AtomicUsize,
+    lender: Option<(Arc<Lot>, usize)>,
+    // Held so that the memory is freed with the span, and not before.
+    owned: Option<Region>,
+}
+
+// SAFETY: a span owns its bytes alone (invariant); its owner, a Region or an Arc<Lot>, is Send.
+unsafe impl Send for Span {}
+// SAFETY: `&Span` reaches bytes through `carve` only, which lends each byte to one caller, as
+// sending a `&mut [u8]` to that caller's thread would; the cursor is atomic.
+unsafe impl Sync for Span {}
+
+impl Span {
+    /// A span with an allocation of its own; `None` if the allocator refuses.
+    pub(crate) fn zeroed(layout: Layout) -> Option<Self> {
+        let region = Region::zeroed(layout)?;
+        // Invariant: the whole of a new, initialised allocation (perhaps one byte less), kept in
+        // `owned` and known to nobody else.
+        let (start, len, cursor) = (region.start, layout.size(), AtomicUsize::new(0));
+        Some(Self { start, len, cursor, lender: None, owned: Some(region) })
+    }
+
+    /// Every byte. The exclusive borrow proves that nothing carved is still in use.
+    #[inline]
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: `start` is non-null, aligned for u8 and valid for reads and writes of `len`
+        // initialised bytes of one allocation, at most isize::MAX (invariant). For the lifetime of
+        // the `&mut self` borrow nobody else reaches them: no other span covers them, and all
+        // `carve` lent was borrowed from `&self`.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+
+    /// Lends the next `bytes` bytes and tells where they begin; `None`, and no change, if so many
+    /// are not left.
+    ///
+    /// Compare-and-exchange, not `fetch_add`: an addition that turns out too large cannot be taken
+    /// back without others having seen it, and would leave a hole at the end that looks filled.
+    #[inline]
+    #[expect(clippy::mut_from_ref, reason = "each byte is lent once: the cursor never goes back")]
+    pub(crate) fn carve(&self, bytes: usize) -> Option<(usize, &mut [u8])> {
+        // Relaxed throughout: the cursor shares out bytes, it publishes none. Who may look at them
+        // holds `&mut self`, and got it in a way that orders it after every room.
+        let mut offset = self.cursor.load(Ordering::Relaxed);
+        loop {
+            // No overflow: the cursor is <= len (invariant).
+            if bytes > self.len - offset {
+                return None;
+            }
+            // Invariant: the sum is <= len (checked) and >= the cursor it replaces.
+            let seen = self.cursor.compare_exchange_weak(
+                offset,
+                offset + bytes,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+            match seen {
+                Ok(_) => break,
+                Err(now) => offset = now,
+            }
+        }
+        // SAFETY: offset <= len, so the result is inside the allocation or one past its end.
+        let start = unsafe { self.start.add(offset) };
+        // SAFETY: non-null, aligned for u8, and valid for reads and writes of `bytes` initialised
+        // bytes of one allocation, for offset + bytes <= len (invariant of the span). The exchange
+        // moved the cursor from `offset` over exactly these bytes; it only grows while `&self` is
+        // borrowed, so no other `carve` passes over them, and `bytes` and `rewind` need `&mut`.
+        let room = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), bytes) };
+        Some((offset, room))
+    }
+
+    /// Makes every byte available to `carve` again.
+    #[inline]
+    pub(crate) fn rewind(&mut self) {
+        // Invariant: 0 <= len; what was lent before is no longer borrowed (`&mut self`).
+        *self.cursor.get_mut() = 0;
+    }
+
+    /// How many bytes were carved off.
+    #[inline]
+    pub(crate) fn cursor(&self) -> usize {
+        self.cursor.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The slot's number, if the span came from a [`Lot`].
+    #[inline]
+    pub(crate) fn slot(&self) -> Option<usize> {
+        self.lender.as_ref().map(|&(_, index)| index)
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        if let Some((lot, index)) = &self.lender {
+            lot.put_back(*index);
+        }
+    }
+}
+
+/// A word on a page of its own that the kernel replaces with zeros in a forked child.
+pub(crate) struct WipedPage {
+    // Invariant: the start of a private, readable and writable mapping of PAGE bytes that this
+    // value alone unmaps. Its bytes are reached through `word` only.
+    start: NonNull<AtomicU64>,
+}
+
+/// The kernel rounds it up to its own page, in each of the three calls.
+const PAGE: usize = 4096;
+
+// SAFETY: a mapping belongs to the process, not to a thread, and any thread may unmap it.
+unsafe impl Send for WipedPage {}
+// SAFETY: shared access is to an atomic only.
+unsafe impl Sync for WipedPage {}
+
+impl WipedPage {
+    /// A page whose word is zero; `Ok(None)` if the kernel does not know how to wipe it.
+    pub(crate) fn new() -> io::Result<Option<Self>> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: without MAP_FIXED and with a null hint the kernel chooses free addresses: no
+        // existing mapping changes.
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), PAGE, prot, MapFlags::PRIVATE) }?;
+        let Some(start) = NonNull::new(start.cast()) else {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        };
+        // Invariant: just mapped. From here on every return without it unmaps it.
+        let page = Self { start };
+        let range = page.start.as_ptr().cast();
+        // SAFETY: the range is the page mapped above; nothing refers to its bytes, and in this
+        // process they do not change.
+        let advised = unsafe { madvise(range, PAGE, Advice::LinuxWipeOnFork) };
+        Ok(advised.is_ok().then_some(page))
+    }
+
+    #[inline]
+    pub(crate) fn word(&self) -> &AtomicU64 {
+        // SAFETY: the mapping lives as long as `self` (invariant) and is readable and writable,
+        // its start aligned to a page; zeros are a valid AtomicU64. A fork wipes it in the child
+        // only, before the child runs.
+        unsafe { self.start.as_ref() }
+    }
+}
+
+impl Drop for WipedPage {
+    fn drop(&mut self) {
+        // A drop neither panics nor reports: at worst the page stays until the process ends.
+        // SAFETY: mapped in `new` with this length, unmapped nowhere else, and no reference
+        // outlives `self`. In a forked child it is the child's own copy of the mapping.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), PAGE) };
+    }
+}
+
+/// What `question` answers in a forked child.
+#[cfg(test)]
+pub(crate) fn ask_child(question: impl FnOnce() -> bool) -> bool {
+    use nix::{
+        libc,
+        sys::wait::{WaitStatus, waitpid},
+        unistd::{ForkResult, fork},
+    };
+
+    // SAFETY: the child of a process with threads may call only what is async-signal-safe. It
+    // does: the questions of the tests load a word, ask for the pid, or unmap, and then _exit.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            let code = if question() { 10 } else { 20 };
+            // SAFETY: no precondition; it runs no destructor and does not return.
+            unsafe { libc::_exit(code) }
+        }
+        ForkResult::Parent { child } => match waitpid(child, None).unwrap() {
+            WaitStatus::Exited(_, 10) => true,
+            WaitStatus::Exited(_, 20) => false,
+            other => panic!("the child neither said yes nor no: {other:?}"),
+        },
+    }
+}

@@ -1,0 +1,83 @@
+/*!
+The `wal` command.
+
+`wal torture` kills a writing process again and again and checks what is left; `append`, `dump`,
+`ls` and `verify` fill a log and look into it. The last three never write and need no lock.
+
+Exit status: 0 done and well; 1 a torture that failed, an `append` that could not go on, a torn
+tail; 2 corruption; 3 the log or the output cannot be read or written; 64 a wrong command line.
+*/
+#![forbid(unsafe_code)]
+
+mod append;
+mod dump;
+mod ls;
+mod output;
+mod torture;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use output::{EXIT_USAGE, Failure, complain};
+use std::process::ExitCode;
+
+/// Fill, inspect and torture a write-ahead log.
+#[derive(Debug, Parser)]
+#[command(name = "wal", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Kill a writing process again and again, and check that no acknowledged record is lost
+    ///
+    /// A child appends from many threads and reports each acknowledgement. It is killed at random
+    /// moments with SIGKILL, also while it recovers; then the log is reopened and every record
+    /// checked bit for bit. A kill leaves what the kernel holds: losing that as well, as a power
+    /// cut does, is what the simulated disk of the crate `wal-sim` is for.
+    Torture(torture::Arguments),
+    /// Append records from standard input, one a line; durable when it exits with 0
+    Append(append::Arguments),
+    /// Print the records
+    Dump(dump::Arguments),
+    /// List the segments
+    Ls(ls::Arguments),
+    /// Read everything and say whether it is whole: exit 0 clean, 1 torn tail, 2 corruption,
+    /// 3 cannot read
+    Verify(verify::Arguments),
+    /// The process that `torture` kills
+    #[command(hide = true)]
+    TortureChild(torture::ChildArguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are asked for and go to standard output; a closed one is no error.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(arguments.command) {
+        Ok(status) => status,
+        Err(failure) => {
+            if let Some(text) = failure.text() {
+                complain(text);
+            }
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Torture(arguments) => torture::run(&arguments),
+        Command::Append(arguments) => append::run(&arguments),
+        Command::Dump(arguments) => dump::run(&arguments),
+        Command::Ls(arguments) => ls::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::TortureChild(arguments) => torture::run_child(&arguments),
+    }
+}

@@ -1,0 +1,159 @@
+//! The committer threads: they write what nobody blocks for.
+
+use super::{Engine, STATE_LATCHED, state::Core};
+use crate::{
+    Result,
+    format::{FRAME_HEADER_BYTES, Purpose},
+    io::Storage,
+};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+/// What a committer does next.
+enum Next {
+    /// Write the sealed frame at the front.
+    Write(u64),
+    /// Seal and write the open frame.
+    Commit(u64),
+    /// Write an empty frame that vouches for the last one.
+    Confirm,
+    /// Sleep until woken, or for this long.
+    Sleep(Option<Duration>),
+}
+
+impl<S: Storage> Engine<S> {
+    /// Sees to it that a committer is awake if there is a full frame to write.
+    pub(super) fn kick(self: &Arc<Self>, core: &mut Core<S>) -> Result<()> {
+        let wanted_open = self.sealable(core).is_some() && !core.room.is_empty();
+        if self.writable_front(core).is_none() && !wanted_open {
+            return Ok(());
+        }
+        if core.committers.idle > 0 {
+            self.committer.bump();
+            self.committer.wake_one();
+        } else if core.committers.running < self.depth {
+            self.start_committer(core)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the first committer, before anything can depend on it.
+    pub(super) fn have_committer(self: &Arc<Self>, core: &mut Core<S>) -> Result<()> {
+        if core.committers.running == 0 { self.start_committer(core) } else { Ok(()) }
+    }
+
+    /// Sees to it that a committer looks at its clock in time for `frame`, which was opened and
+    /// for which perhaps nobody will wait. While frames come, committers look once in a `linger`
+    /// by themselves, so that this is no system call a frame.
+    pub(super) fn arm(&self, core: &mut Core<S>, frame: u64) {
+        let due = core.frame(frame).opened_at.saturating_add(self.settings.linger);
+        if core.committers.wakes_at.is_none_or(|at| at > due) {
+            core.committers.wakes_at = Some(due);
+            self.committer.bump();
+            self.committer.wake_one();
+        }
+    }
+
+    fn start_committer(self: &Arc<Self>, core: &mut Core<S>) -> Result<()> {
+        let started = self.spawn("wal-commit", Self::run_committer);
+        if started.is_ok() {
+            core.committers.running += 1;
+        } else if core.committers.running == 0 {
+            return started;
+        }
+        // One committer is enough for everything but depth.
+        Ok(())
+    }
+
+    fn run_committer(self: &Arc<Self>) {
+        let mut core = self.core.lock();
+        while self.state.load(Ordering::SeqCst) < STATE_LATCHED {
+            match self.next(&core) {
+                Next::Write(front) => {
+                    self.write(core, front);
+                    core = self.core.lock();
+                }
+                Next::Commit(frame) => {
+                    self.commit(core, frame);
+                    core = self.core.lock();
+                }
+                Next::Confirm => {
+                    if !self.install_empty(&mut core, Purpose::Confirmation) {
+                        core.unconfirmed = false;
+                    }
+                }
+                Next::Sleep(time) => {
+                    core.committers.idle += 1;
+                    core.committers.wakes_at =
+                        time.map(|time| self.storage.now().saturating_add(time));
+                    let seen = self.committer.read();
+                    drop(core);
+                    self.committer.sleep(seen, time);
+                    core = self.core.lock();
+                    core.committers.idle -= 1;
+                }
+            }
+        }
+        core.committers.running -= 1;
+    }
+
+    fn next(&self, core: &Core<S>) -> Next {
+        if let Some(front) = self.writable_front(core) {
+            return Next::Write(front);
+        }
+        let now = self.storage.now();
+        if let Some(frame) = self.sealable(core) {
+            let meta = core.frame(frame);
+            let age = now.saturating_sub(meta.opened_at);
+            let due = self.settings.linger.saturating_sub(age);
+            // Who sleeps in `wait` commits it alone; hooks, room and time have nobody else.
+            let wanted = !meta.hooks.is_empty() || !core.room.is_empty() || due.is_zero();
+            if wanted {
+                return Next::Commit(frame);
+            }
+            return Next::Sleep(Some(due));
+        }
+        let idle = now.saturating_sub(core.last_commit);
+        if core.open || core.in_flight > 0 || idle < self.settings.linger {
+            // Whoever writes hands on. Look again soon, so that the next frame need not wake anybody.
+            return Next::Sleep(Some(self.settings.linger.max(Duration::from_micros(100))));
+        }
+        if core.unconfirmed {
+            let due = self.settings.confirm_after.saturating_sub(idle);
+            return if due.is_zero() { Next::Confirm } else { Next::Sleep(Some(due)) };
+        }
+        Next::Sleep(None)
+    }
+
+    /// Seals an empty frame at the tail, if there is room without touching the reserve.
+    pub(super) fn install_empty(&self, core: &mut Core<S>, purpose: Purpose) -> bool {
+        if core.open {
+            return true;
+        }
+        let room = self.fits_empty(core);
+        let free_place = core.next - core.first < super::append::to_u64(core.frames.len());
+        if !room || !free_place {
+            return false;
+        }
+        let Some(buffer) = self.pool.take() else { return false };
+        let restated = self.restated_bytes(core);
+        let frame = self.install(core, buffer, purpose);
+        self.restate(core, frame, restated);
+        self.seal(core);
+        true
+    }
+
+    /// Whether an empty frame fits at the tail, moving on to a prepared segment if need be.
+    fn fits_empty(&self, core: &mut Core<S>) -> bool {
+        if self.fits_user(core, FRAME_HEADER_BYTES + self.restated_bytes(core)) {
+            return true;
+        }
+        if core.segments.successor.is_none() {
+            return false;
+        }
+        self.rotate(core);
+        self.fits_user(core, FRAME_HEADER_BYTES + self.restated_bytes(core))
+    }
+}

@@ -1,0 +1,404 @@
+/*!
+Group commit: records go in at one end, durable writes come out at the other.
+
+One mutex protects what changes ([`state::Core`]); the bytes of records are copied and checksummed
+outside it. There is no thread between an append and the disk unless nobody waits: whoever waits
+first while no frame is being written seals the open frame and writes it.
+
+- `append`: reserving room in the open frame, and waiting for it
+- `drive`: sealing, writing, acknowledging in order, handing on
+- `wait`: blocking, awaiting and being called back; the cohort
+- `committer`: the threads that write what nobody blocks for
+- `ends`: the opening frame and the close
+- `prepare`: the thread that makes segments before they are needed
+*/
+
+mod append;
+mod cohort;
+mod committer;
+mod drive;
+mod ends;
+mod prepare;
+mod state;
+mod stats;
+mod wait;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use append::{Place, RoomWait};
+pub(crate) use ends::Verdict;
+pub use stats::{COMMIT_BUCKETS, CommitHistogram, Stats};
+pub(crate) use wait::Registration;
+
+use crate::{
+    Error, ErrorKind, Lsn, Result,
+    format::{Identity, WriterSeed},
+    frame_buffer::FrameBuffer,
+    io::Storage,
+    slots::{FreeSlot, Segment},
+    sync::Word,
+};
+use aligned::{Alignment, ForkWitness, Pool};
+use parking_lot::{Mutex, MutexGuard};
+use state::{Committers, Core, FrameMeta, Preparer, RoomQueue, Segments};
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// The last blocks of a segment that has no prepared successor: only checkpoints may use them, so
+/// that a log on a full disk can always be told what it may forget.
+pub(crate) const RESERVED_BLOCKS: u64 = 4;
+
+/// What the options come to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) pool_bytes: u64,
+    pub(crate) frame_bytes: u32,
+    pub(crate) depth: u32,
+    pub(crate) linger: Duration,
+    pub(crate) confirm_after: Duration,
+    pub(crate) log_bytes_max: u64,
+    pub(crate) spare_bytes_max: u64,
+}
+
+/// Where a writer starts: what recovery found.
+pub(crate) struct Start<S: Storage> {
+    pub(crate) storage: Arc<S>,
+    pub(crate) lock: S::Lock,
+    pub(crate) identity: Identity,
+    pub(crate) epoch: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) tail: Lsn,
+    pub(crate) chain: u32,
+    pub(crate) ordinal: u64,
+    pub(crate) segments: Vec<Segment<S::File>>,
+    pub(crate) successor: Option<Segment<S::File>>,
+    pub(crate) free: Vec<FreeSlot<S::File>>,
+    pub(crate) next_slot_number: u32,
+    pub(crate) checkpoint: Option<(Lsn, Vec<u8>)>,
+    /// Whether the last segment holds a frame.
+    pub(crate) begun: bool,
+}
+
+/// The writer's half of a log, shared by the handle, its tickets, its readers and its threads.
+pub(crate) struct Engine<S: Storage> {
+    storage: Arc<S>,
+    identity: Identity,
+    block: Alignment,
+    settings: Settings,
+    depth: u32,
+    epoch: u64,
+    incarnation: u64,
+    seed: WriterSeed,
+    witness: ForkWitness,
+    pool: Pool,
+    /// The durable mark. Only grows; frozen by a failure.
+    durable: AtomicU64,
+    /// One of the `STATE_` numbers. Only grows.
+    state: AtomicU8,
+    frames: Box<[FrameSlot]>,
+    core: Mutex<Core<S>>,
+    /// Where committers sleep, the preparer, appenders without room, followers of the durable mark.
+    committer: Word,
+    preparer: Word,
+    room: Word,
+    progress: Word,
+    followers: AtomicU32,
+    threads: AtomicU32,
+    exits: Word,
+}
+
+/// What belongs to a place in the ring of frames and is used without the mutex.
+#[derive(Debug, Default)]
+#[repr(align(128))] // two cache lines: neighbours are filled and slept on by different threads
+struct FrameSlot {
+    buffer: FrameBuffer,
+    /// A place to sleep for those who wait for the frame. What they wait for is the durable mark.
+    word: Word,
+    /// How many wait for the frame: polled by a committer that lets a cohort join.
+    joined: AtomicU32,
+}
+
+const STATE_RUNNING: u8 = 0;
+const STATE_CLOSING: u8 = 1;
+const STATE_LATCHED: u8 = 2;
+const STATE_CLOSED: u8 = 3;
+
+thread_local! {
+    /// Whether this thread is inside a closure that fills a record.
+    static FILLING: Cell<bool> = const { Cell::new(false) };
+}
+
+impl<S: Storage> Engine<S> {
+    /// A writer that goes on at `start`. Writes nothing yet: [`Engine::write_opening`] does.
+    pub(crate) fn new(start: Start<S>, settings: Settings) -> Result<Arc<Self>> {
+        let identity = start.identity;
+        let block = usize::try_from(identity.block_bytes)
+            .ok()
+            .and_then(Alignment::new)
+            .ok_or_else(|| Error::new(ErrorKind::Unsupported, "block size"))?;
+        let frame_bytes = usize::try_from(settings.frame_bytes).unwrap_or(usize::MAX);
+        let frame_bytes = block.round_up(frame_bytes).unwrap_or(frame_bytes);
+        let count = usize::try_from(settings.pool_bytes).unwrap_or(usize::MAX) / frame_bytes;
+        let count = count.max(2);
+        let pool = Pool::new(block, frame_bytes, count)
+            .map_err(|error| Error::new(ErrorKind::Io, format!("memory for frames: {error}")))?;
+        let witness = ForkWitness::new()
+            .map_err(|error| Error::from_io("a page that tells a fork", error))?;
+        // Every pool buffer can be a frame, and so can one record that fits no pool buffer.
+        let ring = count + 1;
+        let depth = settings.depth.min(start.storage.depth_max()).max(1);
+        let mut segments = Segments {
+            live: VecDeque::from(start.segments),
+            successor: start.successor,
+            free: start.free,
+            next_slot_number: start.next_slot_number,
+            begun: start.begun,
+            preparer: Preparer::default(),
+        };
+        let start_mark = start.checkpoint.as_ref().map_or(Lsn::ZERO, |(mark, _)| *mark);
+        segments.release(start_mark, identity.segment_bytes);
+        let core = Core {
+            first: 0,
+            unwritten: 0,
+            next: 0,
+            open: false,
+            frames: (0..ring).map(|_| FrameMeta::default()).collect(),
+            in_flight: 0,
+            sealing: false,
+            tail: start.tail,
+            appended: start.tail,
+            appended_frame: 0,
+            ordinal: start.ordinal,
+            chain: start.chain,
+            writing_segment: segments.current().sequence,
+            unconfirmed: false,
+            last_commit: Duration::ZERO,
+            segments,
+            checkpoint: start.checkpoint,
+            start_mark,
+            room: RoomQueue::default(),
+            cohort: cohort::Cohort::default(),
+            committers: Committers::default(),
+            failure: None,
+            lease: Some(Arc::new(start.lock)),
+            stats: Stats::default(),
+        };
+        Ok(Arc::new(Self {
+            storage: start.storage,
+            identity,
+            block,
+            settings,
+            depth,
+            epoch: start.epoch,
+            incarnation: start.incarnation,
+            seed: WriterSeed::new(identity.log_id, start.epoch, start.incarnation),
+            witness,
+            pool,
+            durable: AtomicU64::new(start.tail.get()),
+            state: AtomicU8::new(STATE_RUNNING),
+            frames: (0..ring).map(|_| FrameSlot::default()).collect(),
+            core: Mutex::new(core),
+            committer: Word::default(),
+            preparer: Word::default(),
+            room: Word::default(),
+            progress: Word::default(),
+            followers: AtomicU32::new(0),
+            threads: AtomicU32::new(0),
+            exits: Word::default(),
+        }))
+    }
+
+    /// What holds for the whole log.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(crate) fn storage(&self) -> &Arc<S> {
+        &self.storage
+    }
+
+    /// The durable mark.
+    pub(crate) fn durable(&self) -> Lsn {
+        Lsn::new(self.durable.load(Ordering::SeqCst))
+    }
+
+    /// The end of the last record that was appended.
+    pub(crate) fn appended(&self) -> Lsn {
+        self.core.lock().appended
+    }
+
+    /// The start mark that is durable.
+    pub(crate) fn start_mark(&self) -> Lsn {
+        self.core.lock().start_mark
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.core.lock().stats.clone()
+    }
+
+    /// The segment that holds `lsn`, pinned for as long as the result lives; `None` if it was
+    /// released or is not there yet.
+    pub(crate) fn segment_at(&self, lsn: Lsn) -> Option<Segment<S::File>> {
+        let sequence = lsn.get() / self.identity.segment_bytes;
+        let core = self.core.lock();
+        core.segments.live.iter().find(|segment| segment.sequence == sequence).cloned()
+    }
+
+    /// Waits until the durable mark is no longer `seen`, the log ended, or `timeout` has passed.
+    /// Answers whether the log still goes on.
+    pub(crate) fn wait_for_progress(&self, seen: Lsn, timeout: Option<Duration>) -> Result<bool> {
+        self.check_caller()?;
+        self.followers.fetch_add(1, Ordering::SeqCst);
+        let word = self.progress.read();
+        let goes_on = self.state.load(Ordering::SeqCst) <= STATE_CLOSING;
+        if goes_on && self.durable() == seen {
+            self.progress.sleep(word, timeout);
+        }
+        self.followers.fetch_sub(1, Ordering::SeqCst);
+        Ok(goes_on)
+    }
+
+    /// Refuses calls from a forked child and from inside a closure that fills a record. No system
+    /// call, no lock: a forked child may have inherited a locked mutex.
+    #[inline]
+    pub(crate) fn check_caller(&self) -> Result<()> {
+        if !self.witness.same_process() {
+            return Err(Error::new(ErrorKind::Forked, "this process did not open the log")
+                .with_path(self.storage.path()));
+        }
+        if FILLING.get() {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "called from inside a closure that fills a record",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Why the log does not go on, if it does not.
+    fn check_running(&self, core: &Core<S>) -> Result<()> {
+        match self.state.load(Ordering::SeqCst) {
+            STATE_RUNNING => Ok(()),
+            STATE_LATCHED => Err(self.failure(core)),
+            _ => Err(Error::new(ErrorKind::Closed, "the log was closed")),
+        }
+    }
+
+    fn failure(&self, core: &Core<S>) -> Error {
+        let closed = || Error::new(ErrorKind::Closed, "the log was closed");
+        core.failure.clone().unwrap_or_else(closed)
+    }
+
+    /// The first failed write or sync: nothing is ever acknowledged again. Keeps the first.
+    fn latch(&self, mut core: MutexGuard<'_, Core<S>>, error: Error) {
+        if self.state.load(Ordering::SeqCst) >= STATE_LATCHED {
+            return;
+        }
+        let source = std::io::Error::other(error.clone());
+        let mut failure = Error::new(ErrorKind::Latched, "a write or a sync failed")
+            .with_range(self.durable(), core.tail.max(core.appended))
+            .with_source(source);
+        if let Some(path) = error.path() {
+            failure = failure.with_path(path);
+        }
+        core.failure = Some(failure);
+        self.end(core, STATE_LATCHED);
+    }
+
+    /// Stops everything: threads end, waiters get their answer, the lock goes as soon as no I/O is
+    /// under way. Writes nothing.
+    fn end(&self, mut core: MutexGuard<'_, Core<S>>, state: u8) {
+        self.state.store(state, Ordering::SeqCst);
+        let answer = match state {
+            STATE_LATCHED => self.failure(&core),
+            _ => Error::new(ErrorKind::Closed, "the log was closed"),
+        };
+        let lease = core.lease.take();
+        let mut hooks = Vec::new();
+        for frame in core.first..core.next {
+            let index = core.index(frame);
+            hooks.append(&mut core.frames[index].hooks);
+            self.frames[index].word.bump();
+        }
+        let tasks = core.room.take_all_tasks();
+        for word in [&self.committer, &self.preparer, &self.room, &self.progress] {
+            word.bump();
+        }
+        drop(core);
+        drop(lease);
+        for slot in &self.frames {
+            slot.word.wake_all();
+        }
+        for word in [&self.committer, &self.preparer, &self.room, &self.progress] {
+            word.wake_all();
+        }
+        tasks.into_iter().for_each(std::task::Waker::wake);
+        for hook in hooks {
+            drive::run(hook, &Err(answer.clone()));
+        }
+    }
+
+    /// The handle was dropped: the same as a crash of the process, as far as the disk can tell.
+    pub(crate) fn abandon(&self) {
+        // In a forked child the mutex may be locked for ever, and the lock is not ours to give.
+        if !self.witness.same_process() {
+            return;
+        }
+        let core = self.core.lock();
+        if self.state.load(Ordering::SeqCst) == STATE_CLOSED {
+            return;
+        }
+        if self.state.load(Ordering::SeqCst) == STATE_LATCHED {
+            return;
+        }
+        self.end(core, STATE_CLOSED);
+    }
+
+    /// Runs `work` on a thread that [`Engine::close`] waits for.
+    fn spawn(
+        self: &Arc<Self>,
+        name: &str,
+        work: impl FnOnce(&Arc<Self>) + Send + 'static,
+    ) -> Result<()> {
+        let engine = Arc::clone(self);
+        engine.threads.fetch_add(1, Ordering::SeqCst);
+        let task = Box::new(move || {
+            let ended = ThreadEnd(engine);
+            work(&ended.0);
+        });
+        self.storage.spawn(name, task).map_err(|error| {
+            self.threads.fetch_sub(1, Ordering::SeqCst);
+            Error::from_io(format!("starting thread {name}"), error)
+        })
+    }
+
+    /// Waits until the engine's own threads have ended.
+    fn join_threads(&self) {
+        loop {
+            let seen = self.exits.read();
+            if self.threads.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            self.exits.sleep(seen, None);
+        }
+    }
+}
+
+/// Counts a thread's end also while it unwinds.
+struct ThreadEnd<S: Storage>(Arc<Engine<S>>);
+
+impl<S: Storage> Drop for ThreadEnd<S> {
+    fn drop(&mut self) {
+        self.0.threads.fetch_sub(1, Ordering::SeqCst);
+        self.0.exits.bump();
+        self.0.exits.wake_all();
+    }
+}

@@ -1,0 +1,286 @@
+//! The preparer: makes the next segment before it is needed, and gives back slots nobody needs.
+
+use super::{
+    Engine, STATE_LATCHED,
+    append::to_u64,
+    state::Core,
+};
+use crate::{
+    Error, ErrorKind, Result,
+    format::{Origin, SegmentHeader},
+    io::{File, Storage},
+    slots::{self, FreeSlot, Segment, Slot},
+};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+/// Between two steps of zeroing when there is time. 1 MiB steps every 10 ms into another file leave
+/// the p99 of a lone durable writer at 175 µs (139 without); bursts of 16 MiB bring its p99.9 to
+/// 5.4 ms (ext4 on a virtual disk).
+const GENTLE_PAUSE: Duration = Duration::from_millis(10);
+
+/// What the preparer does next.
+enum Task<S: Storage> {
+    /// Make segment `sequence`, in a free slot if there is one.
+    Prepare { sequence: u64, free: Option<FreeSlot<S::File>>, number: u32 },
+    /// Remove slots that are more than is kept.
+    GiveBack(FreeSlot<S::File>),
+    Sleep,
+    End,
+}
+
+impl<S: Storage> Engine<S> {
+    /// Asks for the next segment on behalf of an append that cannot go on without it.
+    pub(super) fn want_segment(self: &Arc<Self>, core: &mut Core<S>) -> Result<()> {
+        core.segments.preparer.urgent = true;
+        self.wake_preparer(core)
+    }
+
+    /// Lets the preparer look at what there is to do; starts it if it never ran.
+    pub(super) fn wake_preparer(self: &Arc<Self>, core: &mut Core<S>) -> Result<()> {
+        self.preparer.bump();
+        if core.segments.preparer.running {
+            self.preparer.wake_all();
+            return Ok(());
+        }
+        self.spawn("wal-prepare", Self::run_preparer)?;
+        core.segments.preparer.running = true;
+        Ok(())
+    }
+
+    fn run_preparer(self: &Arc<Self>) {
+        loop {
+            let mut core = self.core.lock();
+            let seen = self.preparer.read();
+            let task = self.next_task(&mut core);
+            let lease = core.lease.clone();
+            drop(core);
+            match task {
+                Task::End => return,
+                Task::Sleep => {
+                    drop(lease);
+                    self.preparer.sleep(seen, None);
+                }
+                Task::Prepare { sequence, free, number } => {
+                    let made = self.prepare(sequence, free, number);
+                    self.publish(made);
+                }
+                Task::GiveBack(free) => self.give_back(&free),
+            }
+        }
+    }
+
+    /// Makes the successor now, on the caller's thread: for a writer that starts in a full segment.
+    pub(super) fn prepare_now(&self) -> Result<()> {
+        let mut core = self.core.lock();
+        core.segments.preparer.urgent = true;
+        let task = self.next_task(&mut core);
+        drop(core);
+        if let Task::Prepare { sequence, free, number } = task {
+            let made = self.prepare(sequence, free, number);
+            self.publish(made);
+        }
+        let core = self.core.lock();
+        self.check_running(&core)?;
+        match (&core.segments.successor, &core.segments.preparer.failed) {
+            (None, Some(error)) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    fn next_task(&self, core: &mut Core<S>) -> Task<S> {
+        if self.state.load(Ordering::SeqCst) >= STATE_LATCHED {
+            return Task::End;
+        }
+        let segments = &mut core.segments;
+        // An empty segment has no successor: only the immediate successor has a header.
+        let missing = segments.successor.is_none() && segments.begun;
+        let tries = segments.preparer.failed.is_none() || segments.preparer.urgent;
+        if missing && tries {
+            let sequence = segments.current().sequence + 1;
+            let free = take_usable(&mut segments.free);
+            let number = segments.next_slot_number;
+            if free.is_none() {
+                segments.next_slot_number += 1;
+            }
+            return Task::Prepare { sequence, free, number };
+        }
+        let spare = to_u64(segments.free.len()) * self.identity.segment_bytes;
+        if spare > self.settings.spare_bytes_max
+            && let Some(free) = take_usable(&mut segments.free)
+        {
+            return Task::GiveBack(free);
+        }
+        Task::Sleep
+    }
+
+    fn prepare(
+        &self,
+        sequence: u64,
+        free: Option<FreeSlot<S::File>>,
+        number: u32,
+    ) -> Result<Made<S>> {
+        let recycled = free.is_some();
+        let (slot, origin) = match free {
+            Some(free) => self.reuse(free)?,
+            None => (self.create_slot(number)?, Origin::Zeroed),
+        };
+        if SegmentHeader::new(&self.identity, sequence, origin).is_none() {
+            return Err(Error::new(ErrorKind::NoSpace, "the end of the 64-bit log"));
+        }
+        let header = slot
+            .write_header(self.block, &self.identity, sequence, origin)
+            .map_err(|error| self.slot_error("writing a segment header", &slot, error))?;
+        Ok(Made { segment: Segment::new(&header, Arc::new(slot)), recycled })
+    }
+
+    /// A slot that held an older segment. One that somebody else links to, as a copy, is replaced:
+    /// what they keep must not change under them.
+    fn reuse(&self, free: FreeSlot<S::File>) -> Result<(Slot<S::File>, Origin)> {
+        let FreeSlot { slot, origin, full } = free;
+        let number = slot.number;
+        let linked = slot.file.links().map_or(true, |links| links != 1);
+        let slot = match Arc::try_unwrap(slot) {
+            Ok(slot) if !linked => slot,
+            _ => {
+                let name = slots::slot_name(number);
+                self.storage.remove(&name).map_err(|error| {
+                    Error::from_io("replacing a slot that has a second link", error)
+                        .with_path(self.storage.path().join(&name))
+                })?;
+                return Ok((self.create_slot(number)?, Origin::Zeroed));
+            }
+        };
+        if full {
+            return Ok((slot, origin));
+        }
+        self.fill(&slot)?;
+        Ok((slot, Origin::Zeroed))
+    }
+
+    fn create_slot(&self, number: u32) -> Result<Slot<S::File>> {
+        self.check_cap()?;
+        let name = slots::slot_name(number);
+        let slot = Slot::create(&*self.storage, number).map_err(|error| {
+            Error::from_io("creating a slot", error).with_path(self.storage.path().join(&name))
+        })?;
+        if let Err(error) = self.fill(&slot) {
+            // What was taken is given back: a full disk is somebody else's problem too. If that
+            // fails as well, the slot is found free by the next open.
+            let removed = self.storage.remove(&name).and_then(|()| self.storage.sync_dir());
+            drop(removed);
+            return Err(error);
+        }
+        self.storage.sync_dir().map_err(|error| self.slot_error("syncing the directory", &slot, error))?;
+        Ok(slot)
+    }
+
+    /// Writes zeros over the whole slot, gently, and makes them durable.
+    fn fill(&self, slot: &Slot<S::File>) -> Result<()> {
+        let bytes = self.identity.segment_bytes;
+        let mut pace = |done: u64| self.pace(done);
+        let filled = slot.fill_with_zeros(self.block, bytes, &mut pace);
+        match filled.map_err(|error| self.slot_error("writing zeros", slot, error))? {
+            ControlFlow::Break(()) => Err(Error::new(ErrorKind::Closed, "the log was closed")),
+            ControlFlow::Continue(()) => slot
+                .file
+                .sync()
+                .map_err(|error| self.slot_error("syncing a slot of zeros", slot, error)),
+        }
+    }
+
+    /// Zeroing keeps ahead of twice the fill of the current segment, and else takes its time.
+    fn pace(&self, done: u64) -> ControlFlow<()> {
+        let core = self.core.lock();
+        if self.state.load(Ordering::SeqCst) >= STATE_LATCHED {
+            return ControlFlow::Break(());
+        }
+        let base = core.segments.current().base;
+        let filled = core.tail.distance_from(base).unwrap_or(0);
+        let gentle = !core.segments.preparer.urgent && done > filled.saturating_mul(2);
+        let seen = self.preparer.read();
+        drop(core);
+        if gentle {
+            self.preparer.sleep(seen, Some(GENTLE_PAUSE));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn check_cap(&self) -> Result<()> {
+        let core = self.core.lock();
+        let count = core.segments.live.len()
+            + core.segments.free.len()
+            + usize::from(core.segments.successor.is_some());
+        let bytes = (to_u64(count) + 1).saturating_mul(self.identity.segment_bytes);
+        if bytes <= self.settings.log_bytes_max {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NoSpace, "the log's own cap is reached: a checkpoint frees room")
+            .with_path(self.storage.path())
+            .with_expected_found(format!("at most {} bytes", self.settings.log_bytes_max), bytes))
+    }
+
+    /// Hands the prepared segment to the writer, or its failure to those who wait for it. No space
+    /// is harmless, for no append depends on the slot yet. Anything else latches.
+    fn publish(&self, made: Result<Made<S>>) {
+        let mut core = self.core.lock();
+        core.segments.preparer.urgent = false;
+        match made {
+            Ok(Made { segment, recycled }) => {
+                core.segments.preparer.failed = None;
+                core.segments.successor = Some(segment);
+                if recycled {
+                    core.stats.segments_recycled += 1;
+                } else {
+                    core.stats.segments_created += 1;
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                core.segments.preparer.failed = Some(error);
+                core.segments.preparer.failures += 1;
+            }
+            Err(error) => {
+                self.latch(core, error);
+                return;
+            }
+        }
+        let tasks = core.room.take_all_tasks();
+        self.room.bump();
+        drop(core);
+        self.room.wake_all();
+        tasks.into_iter().for_each(std::task::Waker::wake);
+    }
+
+    fn give_back(&self, free: &FreeSlot<S::File>) {
+        // A name that comes back after a crash is a slot below the start mark: free again.
+        let name = slots::slot_name(free.slot.number);
+        let removed = self.storage.remove(&name).and_then(|()| self.storage.sync_dir());
+        let mut core = self.core.lock();
+        match removed {
+            Ok(()) => core.stats.slots_removed += 1,
+            Err(error) => {
+                let error = Error::from_io("removing a slot", error)
+                    .with_path(self.storage.path().join(&name));
+                self.latch(core, error);
+            }
+        }
+    }
+
+    fn slot_error(&self, what: &str, slot: &Slot<S::File>, error: std::io::Error) -> Error {
+        Error::from_io(what, error).with_path(self.storage.path().join(&slot.name))
+    }
+}
+
+struct Made<S: Storage> {
+    segment: Segment<S::File>,
+    recycled: bool,
+}
+
+/// A free slot that no reader holds. Pinned ones stay in the list until they are let go.
+fn take_usable<F: File>(free: &mut Vec<FreeSlot<F>>) -> Option<FreeSlot<F>> {
+    let index = free.iter().position(|free| Arc::strong_count(&free.slot) == 1)?;
+    Some(free.swap_remove(index))
+}

@@ -1,0 +1,205 @@
+//! Waiting for durability: asleep, awaited, called back; and the cohort.
+
+use super::{
+    Engine, STATE_LATCHED,
+    append::Place,
+    state::{Callback, Core, Hook},
+};
+use crate::{Error, ErrorKind, Lsn, Result, io::Storage};
+use parking_lot::MutexGuard;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+/// Where an awaited ticket left its waker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Registration(usize);
+
+impl<S: Storage> Engine<S> {
+    /// Whether `end` is durable. What every wait is for; everything else is only a place to sleep.
+    #[inline]
+    pub(crate) fn is_durable(&self, end: Lsn) -> bool {
+        self.durable() >= end
+    }
+
+    /// Blocks until `place` is durable, for `timeout` at most.
+    pub(crate) fn wait(self: &Arc<Self>, place: Place, timeout: Option<Duration>) -> Result<()> {
+        if self.is_durable(place.end) {
+            return Ok(());
+        }
+        self.check_caller()?;
+        let deadline = timeout.map(|time| self.storage.now().saturating_add(time));
+        let mut slept = false;
+        loop {
+            let mut core = self.core.lock();
+            // Only a frame that is not durable still counts its sleepers.
+            if slept && place.frame >= core.first {
+                core.frame_mut(place.frame).sleepers -= 1;
+                self.frames[core.index(place.frame)].joined.fetch_sub(1, Ordering::SeqCst);
+            }
+            if self.is_durable(place.end) {
+                return Ok(());
+            }
+            self.check_waitable(&core)?;
+            let remaining = deadline.map(|at| at.saturating_sub(self.storage.now()));
+            if remaining == Some(Duration::ZERO) {
+                self.pass_unused_baton(core);
+                return Err(Error::new(ErrorKind::TimedOut, "not durable yet").with_lsn(place.lsn));
+            }
+            slept = false;
+            if let Some(front) = self.writable_front(&core) {
+                self.write(core, front);
+            } else if self.sealable(&core) == Some(place.frame) {
+                self.commit(core, place.frame);
+            } else {
+                self.sleep(core, place.frame, remaining);
+                slept = true;
+            }
+            if self.is_durable(place.end) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn sleep(&self, mut core: MutexGuard<'_, Core<S>>, frame: u64, timeout: Option<Duration>) {
+        let index = core.index(frame);
+        core.frames[index].sleepers += 1;
+        let slot = &self.frames[index];
+        slot.joined.fetch_add(1, Ordering::SeqCst);
+        let seen = slot.word.read();
+        drop(core);
+        slot.word.sleep(seen, timeout);
+    }
+
+    /// Seals the open frame, once its cohort has joined, and writes it.
+    pub(super) fn commit<'a>(
+        self: &'a Arc<Self>,
+        mut core: MutexGuard<'a, Core<S>>,
+        frame: u64,
+    ) {
+        let wanted = core.cohort.wanted();
+        if wanted > 1 {
+            core = self.let_join(core, frame, wanted);
+        }
+        if core.open_frame() == Some(frame) {
+            self.seal(&mut core);
+        }
+        if let Some(front) = self.writable_front(&core) {
+            self.write(core, front);
+        }
+    }
+
+    /// Lets those join who were acknowledged by the commit before, within a bound. Yields rather
+    /// than sleeps: they are runnable, and a wake-up costs as much as what is waited for.
+    fn let_join<'a>(
+        &'a self,
+        mut core: MutexGuard<'a, Core<S>>,
+        frame: u64,
+        wanted: u32,
+    ) -> MutexGuard<'a, Core<S>> {
+        let slot = &self.frames[core.index(frame)];
+        // The committer has joined too, without being asleep.
+        let all_joined = || slot.joined.load(Ordering::SeqCst) + 1 >= wanted;
+        if all_joined() {
+            return core;
+        }
+        let bound = core.cohort.bound();
+        core.sealing = true;
+        drop(core);
+        let start = self.storage.now();
+        let mut joined = false;
+        while !joined && self.storage.now().saturating_sub(start) < bound {
+            std::thread::yield_now();
+            joined = all_joined();
+        }
+        let mut core = self.core.lock();
+        core.sealing = false;
+        core.stats.cohort_waits += 1;
+        if joined {
+            core.cohort.joined();
+        } else {
+            core.cohort.expired();
+            core.stats.cohort_expiries += 1;
+        }
+        core
+    }
+
+    /// A step of an awaited ticket.
+    pub(crate) fn poll_durable(
+        self: &Arc<Self>,
+        place: Place,
+        registration: &mut Option<Registration>,
+        task: &Waker,
+    ) -> Poll<Result<()>> {
+        if self.is_durable(place.end) {
+            return Poll::Ready(Ok(()));
+        }
+        if let Err(error) = self.check_caller() {
+            return Poll::Ready(Err(error));
+        }
+        let mut core = self.core.lock();
+        if self.is_durable(place.end) {
+            return Poll::Ready(Ok(()));
+        }
+        if let Err(error) = self.check_waitable(&core) {
+            return Poll::Ready(Err(error));
+        }
+        let hooks = &mut core.frame_mut(place.frame).hooks;
+        match registration.and_then(|Registration(index)| hooks.get_mut(index)) {
+            Some(Hook::Task(waker)) => waker.clone_from(task),
+            _ => {
+                *registration = Some(Registration(hooks.len()));
+                hooks.push(Hook::Task(task.clone()));
+                self.joined_unasleep(core, place.frame);
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Calls `callback` once `place` is durable, or it is known that it will not be. At once if it
+    /// is known already, else from the thread that finds out.
+    pub(crate) fn call_back(self: &Arc<Self>, place: Place, callback: Callback) {
+        let known = match self.check_caller() {
+            Err(error) => Some(Err(error)),
+            Ok(()) if self.is_durable(place.end) => Some(Ok(())),
+            Ok(()) => None,
+        };
+        if let Some(outcome) = known {
+            super::drive::run(Hook::Callback(callback), &outcome);
+            return;
+        }
+        let mut core = self.core.lock();
+        let outcome = match self.check_waitable(&core) {
+            _ if self.is_durable(place.end) => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => {
+                core.frame_mut(place.frame).hooks.push(Hook::Callback(callback));
+                self.joined_unasleep(core, place.frame);
+                return;
+            }
+        };
+        drop(core);
+        super::drive::run(Hook::Callback(callback), &outcome);
+    }
+
+    /// Somebody waits for `frame` without blocking: a committer thread has to write it, if nobody
+    /// else is about to.
+    fn joined_unasleep(self: &Arc<Self>, core: MutexGuard<'_, Core<S>>, frame: u64) {
+        self.frames[core.index(frame)].joined.fetch_add(1, Ordering::SeqCst);
+        self.pass_unused_baton(core);
+    }
+
+    /// Waiting is in vain once nothing more is written.
+    fn check_waitable(&self, core: &Core<S>) -> Result<()> {
+        match self.state.load(Ordering::SeqCst) {
+            STATE_LATCHED => Err(self.failure(core)),
+            super::STATE_CLOSED => Err(Error::new(
+                ErrorKind::Closed,
+                "the log was closed or dropped before the record was durable",
+            )),
+            _ => Ok(()),
+        }
+    }
+}

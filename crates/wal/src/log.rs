@@ -1,0 +1,170 @@
+//! [`Wal`]: the handle.
+
+use crate::{
+    Lsn, Result, Ticket,
+    batch::Batch,
+    commit::{Engine, Stats},
+    format::{Identity, RecordKind},
+    io::{Directory, Storage},
+    ticket::AppendFuture,
+};
+use std::{fmt, sync::Arc};
+
+/// A log that is open for writing.
+///
+/// Share it by reference or in an [`Arc`]; every call takes `&self`. Dropping it without
+/// [`Wal::close`] writes nothing: what is not durable by then is lost, as in a crash.
+///
+/// Every call answers [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child, and
+/// [`ErrorKind::Latched`](crate::ErrorKind::Latched) after the first write or sync that failed.
+pub struct Wal<S: Storage = Directory> {
+    engine: Arc<Engine<S>>,
+}
+
+impl<S: Storage> Wal<S> {
+    pub(crate) fn new(engine: Arc<Engine<S>>) -> Self {
+        Self { engine }
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine<S>> {
+        &self.engine
+    }
+
+    /// Appends a record. It is ordered when this returns, and durable when the ticket says so. Waits
+    /// while there is no room in memory. No system call unless a frame is full.
+    ///
+    /// # Errors
+    /// [`TooLarge`](crate::ErrorKind::TooLarge) above [`Wal::record_bytes_max`];
+    /// [`NoSpace`](crate::ErrorKind::NoSpace) if the next segment cannot be prepared: nothing that was
+    /// appended before is harmed, and the log goes on once there is room;
+    /// [`Latched`](crate::ErrorKind::Latched), [`Closed`](crate::ErrorKind::Closed),
+    /// [`Forked`](crate::ErrorKind::Forked).
+    #[inline]
+    pub fn append(&self, payload: &[u8]) -> Result<Ticket<S>> {
+        let place = self.engine.append(payload)?;
+        Ok(Ticket::new(&self.engine, place))
+    }
+
+    /// The same, but never waits.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](crate::ErrorKind::WouldBlock) if there is no room just now, or others wait for
+    /// room already; and those of [`Wal::append`].
+    pub fn try_append(&self, payload: &[u8]) -> Result<Ticket<S>> {
+        let place = self.engine.try_append(payload)?;
+        Ok(Ticket::new(&self.engine, place))
+    }
+
+    /// The same, but waits for room without blocking the thread. Room is given first come first
+    /// served, to this and to [`Wal::append`] alike.
+    pub fn append_async<'a>(&'a self, payload: &'a [u8]) -> AppendFuture<'a, S> {
+        AppendFuture::new(&self.engine, payload)
+    }
+
+    /// Appends a record of `length` bytes that `fill` writes in place. The room is zero at first.
+    ///
+    /// `fill` should be short: the frame cannot be written before it returns. Waiting or appending
+    /// inside it is [`InvalidInput`](crate::ErrorKind::InvalidInput).
+    ///
+    /// # Errors
+    /// As [`Wal::append`].
+    ///
+    /// # Panics
+    /// If `fill` does: the record is void then, and nobody ever reads it.
+    pub fn append_with(
+        &self,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<Ticket<S>> {
+        let place = self.engine.append_filled(length, RecordKind::Data, fill)?;
+        Ok(Ticket::new(&self.engine, place))
+    }
+
+    /// Starts a batch: records that are all there after a crash, or none.
+    pub fn batch(&self) -> Batch<'_, S> {
+        Batch::new(&self.engine)
+    }
+
+    /// Says that nothing below `start_mark` is needed any more, and keeps up to 1024 bytes of the
+    /// caller's own `state` with it. Logged like a record; when the ticket is durable, replay begins
+    /// at `start_mark`, and slots wholly below it are reused. On a full disk it is possible as long as
+    /// anything is.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `start_mark` is below an earlier one or
+    /// past the tail, [`TooLarge`](crate::ErrorKind::TooLarge) for more `state`, and those of
+    /// [`Wal::append`].
+    pub fn checkpoint(&self, start_mark: Lsn, state: &[u8]) -> Result<Ticket<S>> {
+        let place = self.engine.checkpoint(start_mark, state)?;
+        Ok(Ticket::new(&self.engine, place))
+    }
+
+    /// Makes everything durable that was appended before, and returns where that ends.
+    ///
+    /// # Errors
+    /// As [`Ticket::wait`].
+    pub fn flush(&self) -> Result<Lsn> {
+        self.engine.flush()
+    }
+
+    /// The durable mark: every record that ends at or below it survives a power cut.
+    #[must_use]
+    pub fn durable_lsn(&self) -> Lsn {
+        self.engine.durable()
+    }
+
+    /// The end of the last record that was appended.
+    #[must_use]
+    pub fn appended_lsn(&self) -> Lsn {
+        self.engine.appended()
+    }
+
+    /// Where a replay would begin: the start mark of the last durable checkpoint.
+    #[must_use]
+    pub fn start_mark(&self) -> Lsn {
+        self.engine.start_mark()
+    }
+
+    /// The longest record that fits, in bytes.
+    #[must_use]
+    pub fn record_bytes_max(&self) -> usize {
+        self.engine.record_bytes_max()
+    }
+
+    /// What holds for the whole log: its id, its segment and block bytes.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        self.engine.identity()
+    }
+
+    /// Counters since the log was opened.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.engine.stats()
+    }
+
+    /// Seals and waits for what was appended, writes an empty frame that vouches for it, ends the
+    /// log's threads and gives the lock back. Later calls answer
+    /// [`Closed`](crate::ErrorKind::Closed); reading through readers that exist goes on.
+    ///
+    /// # Errors
+    /// As [`Ticket::wait`].
+    pub fn close(&self) -> Result<()> {
+        self.engine.close()
+    }
+}
+
+impl<S: Storage> Drop for Wal<S> {
+    fn drop(&mut self) {
+        self.engine.abandon();
+    }
+}
+
+impl<S: Storage> fmt::Debug for Wal<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wal")
+            .field("log_id", &self.engine.identity().log_id)
+            .field("durable", &self.engine.durable())
+            .finish_non_exhaustive()
+    }
+}

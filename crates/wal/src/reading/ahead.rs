@@ -1,0 +1,213 @@
+/*!
+[`Ahead`]: chunks that are read on other threads while earlier ones are looked at.
+
+Checking is faster than a disk (crc32fast does tens of gigabytes a second), so a replay is as fast as
+its reads are never interrupted: two threads keep two requests under way, and four buffers let them
+run ahead of a reader that stops to think. The reader gets chunks in the order of the plan.
+*/
+
+use super::window::{CHUNK_BYTES, Filled, widen};
+use crate::{
+    io::{File, Storage},
+    slots::Slot,
+};
+use aligned::{Alignment, Buffer};
+use parking_lot::{Condvar, Mutex};
+use std::{collections::BTreeMap, io, sync::Arc};
+
+const THREADS: usize = 2;
+const BUFFERS: usize = 4;
+/// Room in front of each chunk for the piece of a frame that the chunk before it ends with: as much
+/// as frames are by default.
+const HEADROOM_BYTES: usize = 512 << 10;
+
+/// A part of a slot that will be read.
+pub(crate) struct Stretch<F> {
+    pub(crate) sequence: u64,
+    pub(crate) slot: Arc<Slot<F>>,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
+/// The reader's end. Its threads end when it is dropped, or at the plan's end.
+pub(super) struct Ahead<F: File> {
+    shared: Arc<Shared<F>>,
+    /// How many chunks were taken, and how many the plan has.
+    taken: u64,
+    total: u64,
+}
+
+struct Shared<F> {
+    plan: Vec<Stretch<F>>,
+    state: Mutex<State>,
+    /// A buffer came back.
+    room: Condvar,
+    /// A chunk is there.
+    ready: Condvar,
+}
+
+struct State {
+    /// The next chunk to be read: its number, and where it is in the plan.
+    next: u64,
+    stretch: usize,
+    offset: u64,
+    idle: Vec<Buffer>,
+    done: BTreeMap<u64, Chunk>,
+    closed: bool,
+}
+
+/// What a thread read.
+pub(super) struct Chunk {
+    pub(super) sequence: u64,
+    pub(super) filled: Filled,
+    pub(super) outcome: io::Result<()>,
+}
+
+struct Job {
+    number: u64,
+    stretch: usize,
+    offset: u64,
+    bytes: usize,
+    buffer: Buffer,
+}
+
+impl<F: File> Ahead<F> {
+    /// Begins to read the `plan`; `None` where it is too short to be worth it, or where there is
+    /// no memory or no thread for it.
+    pub(super) fn start<S: Storage<File = F>>(
+        storage: &S,
+        alignment: Alignment,
+        plan: Vec<Stretch<F>>,
+    ) -> Option<Self> {
+        let chunk_bytes = widen(CHUNK_BYTES);
+        let total = plan.iter().map(|part| part.to.saturating_sub(part.from).div_ceil(chunk_bytes));
+        let total = total.sum();
+        if total <= 2 {
+            return None;
+        }
+        let idle = (0..BUFFERS)
+            .map(|_| Buffer::zeroed(alignment, HEADROOM_BYTES + CHUNK_BYTES))
+            .collect::<Result<Vec<_>, _>>()
+            .ok()?;
+        let offset = plan.first()?.from;
+        let state =
+            State { next: 0, stretch: 0, offset, idle, done: BTreeMap::new(), closed: false };
+        let shared = Arc::new(Shared {
+            plan,
+            state: Mutex::new(state),
+            room: Condvar::new(),
+            ready: Condvar::new(),
+        });
+        // Dropped on failure, which ends the threads that did start.
+        let ahead = Self { shared, taken: 0, total };
+        for _ in 0..THREADS {
+            let shared = Arc::clone(&ahead.shared);
+            storage.spawn("wal-read-ahead", Box::new(move || shared.work())).ok()?;
+        }
+        Some(ahead)
+    }
+
+    /// The next chunk of the plan; `None` at its end, or if a thread died.
+    pub(super) fn take(&mut self) -> Option<Chunk> {
+        if self.taken == self.total {
+            return None;
+        }
+        let mut state = self.shared.state.lock();
+        loop {
+            if let Some(chunk) = state.done.remove(&self.taken) {
+                self.taken += 1;
+                return Some(chunk);
+            }
+            if state.closed {
+                return None;
+            }
+            self.shared.ready.wait(&mut state);
+        }
+    }
+
+    /// Gives a chunk's buffer back, to be filled again.
+    pub(super) fn give_back(&self, buffer: Buffer) {
+        if buffer.len() == HEADROOM_BYTES + CHUNK_BYTES {
+            self.shared.state.lock().idle.push(buffer);
+            self.shared.room.notify_one();
+        }
+    }
+}
+
+impl<F: File> Drop for Ahead<F> {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+impl<F: File> Shared<F> {
+    fn work(&self) {
+        let _closer = Closer(self);
+        while let Some(mut job) = self.next_job() {
+            let Some(stretch) = self.plan.get(job.stretch) else { return };
+            let target = &mut job.buffer.as_mut_slice()[HEADROOM_BYTES..][..job.bytes];
+            let answer = stretch.slot.file.read_at(target, job.offset);
+            let (bytes, outcome) = match answer {
+                Ok(bytes) => (bytes, Ok(())),
+                Err(error) => (0, Err(error)),
+            };
+            let filled = Filled {
+                buffer: job.buffer,
+                headroom: HEADROOM_BYTES,
+                offset: job.offset,
+                bytes,
+            };
+            let chunk = Chunk { sequence: stretch.sequence, filled, outcome };
+            self.state.lock().done.insert(job.number, chunk);
+            self.ready.notify_one();
+        }
+    }
+
+    fn next_job(&self) -> Option<Job> {
+        let mut state = self.state.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            let stretch = self.plan.get(state.stretch)?;
+            let left = stretch.to.saturating_sub(state.offset);
+            if left == 0 {
+                state.stretch += 1;
+                state.offset = self.plan.get(state.stretch).map_or(0, |next| next.from);
+                continue;
+            }
+            let Some(buffer) = state.idle.pop() else {
+                self.room.wait(&mut state);
+                continue;
+            };
+            let bytes = left.min(widen(CHUNK_BYTES));
+            let job = Job {
+                number: state.next,
+                stretch: state.stretch,
+                offset: state.offset,
+                bytes: usize::try_from(bytes).unwrap_or(CHUNK_BYTES),
+                buffer,
+            };
+            state.next += 1;
+            state.offset += bytes;
+            return Some(job);
+        }
+    }
+
+    fn close(&self) {
+        self.state.lock().closed = true;
+        self.room.notify_all();
+        self.ready.notify_all();
+    }
+}
+
+/// Ends everybody's wait if a thread dies of a panic.
+struct Closer<'a, F: File>(&'a Shared<F>);
+
+impl<F: File> Drop for Closer<'_, F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.close();
+        }
+    }
+}
