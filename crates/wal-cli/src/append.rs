@@ -36,10 +36,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     replay.skip_rest();
     let (wal, report) = replay.finish()?;
     if let Some(cut) = &report.cut {
-        complain(format_args!(
-            "the log had a torn tail: {} bytes cut at lsn {}, {}",
-            cut.bytes, cut.at, cut.fault
-        ));
+        complain(format_args!("the log had a torn tail; cut: {cut}"));
+    }
+    for warning in &report.warnings {
+        complain(format_args!("warning: {warning}"));
     }
 
     let input = BufReader::with_capacity(INPUT_BYTES, io::stdin().lock());

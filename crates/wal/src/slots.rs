@@ -193,7 +193,8 @@ mod tests {
         storage.create().unwrap();
         let slot = Slot::create(&storage, 7).unwrap();
         let identity = Identity::new(LogId([3; 16]), 1 << 16, 4096, 0).unwrap();
-        let header = slot.write_header(storage.alignment(), &identity, 5, Origin::Recycled).unwrap();
+        let header =
+            slot.write_header(storage.alignment(), &identity, 5, Origin::Recycled).unwrap();
         let mut block = Buffer::zeroed(storage.alignment(), 4096).unwrap();
         assert_eq!(slot.file.read_at(block.as_mut_slice(), 0).unwrap(), 4096);
         assert_eq!(SegmentHeader::decode(&identity, block.as_mut_slice()), Ok(header));

@@ -1,4 +1,5 @@
-//! The process that is killed: it opens the log and appends from many threads until it dies.
+//! The process that is killed: it opens the log and appends from many threads until it dies. Now
+//! and then it is asked to close instead.
 
 use super::{
     message::{Acknowledged, Message, Sender},
@@ -10,10 +11,15 @@ use super::{
 use crate::output::{EXIT_BAD, Failure};
 use std::{
     io::{self, Read},
+    panic,
     path::PathBuf,
     pin::pin,
     process::{self, ExitCode},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
     time::{Duration, Instant},
@@ -42,18 +48,31 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    // A parent that dies must not leave a child that writes for ever.
-    thread::spawn(|| {
-        let mut input = io::stdin().lock();
-        let mut byte = [0];
-        while !matches!(input.read(&mut byte), Ok(0) | Err(_)) {}
-        process::exit(0);
-    });
-    match append_until_killed(arguments) {
-        Ok(()) => Err(Failure::new(EXIT_BAD, "the writers ended")),
+    // A panic in any thread, the log's own included, ends the child: the parent must hear of it.
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        hook(info);
+        process::exit(101);
+    }));
+    let closing = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&closing);
+    thread::spawn(move || obey_parent(&asked));
+    match append_until_killed(arguments, &closing) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
         Err(Stop::ParentIsGone) => Ok(ExitCode::SUCCESS),
         Err(Stop::Failed(text)) => Err(Failure::new(EXIT_BAD, text)),
     }
+}
+
+/// A byte asks to close; the end means that the parent is gone, and must not leave a child that
+/// writes for ever.
+fn obey_parent(closing: &AtomicBool) {
+    let mut input = io::stdin().lock();
+    let mut byte = [0];
+    while let Ok(1) = input.read(&mut byte) {
+        closing.store(true, Ordering::Relaxed);
+    }
+    process::exit(0);
 }
 
 #[derive(Debug)]
@@ -68,7 +87,8 @@ impl From<wal::Error> for Stop {
     }
 }
 
-fn append_until_killed(arguments: &Arguments) -> Result<(), Stop> {
+/// Returns only when it was asked to close, or something failed.
+fn append_until_killed(arguments: &Arguments, closing: &Arc<AtomicBool>) -> Result<(), Stop> {
     let reports = Sender::stdout().map_err(|error| Stop::Failed(error.to_string()))?;
     let reports = Arc::new(reports);
     let seed = mix(&[arguments.run, u64::from(arguments.child)]);
@@ -84,8 +104,11 @@ fn append_until_killed(arguments: &Arguments) -> Result<(), Stop> {
         options = options.expect_at_least(Lsn::new(expected));
     }
     let mut replay = open_patiently(&options, &arguments.dir)?;
+    let mut last_record = None;
     if random.one_in(2) {
-        while replay.next()?.is_some() {}
+        while let Some(record) = replay.next()? {
+            last_record = Some(record.lsn());
+        }
     } else {
         replay.skip_rest();
     }
@@ -94,7 +117,7 @@ fn append_until_killed(arguments: &Arguments) -> Result<(), Stop> {
         &reports,
         &Message::Opened {
             tail: report.tail,
-            last_record: report.last_record,
+            last_record,
             torn: matches!(report.verdict, wal::Verdict::TornTail),
         },
     )?;
@@ -116,22 +139,27 @@ fn append_until_killed(arguments: &Arguments) -> Result<(), Stop> {
             intended: 0,
             random: Random::new(mix(&[seed, u64::from(writer)])),
             checkpoint_in: random.between(20, 300),
+            checkpoints_rarely: !arguments.child.is_multiple_of(3),
+            candidate: None,
             start_mark: wal.start_mark(),
             canary: arguments.canary,
         };
-        let stopped = stopped.clone();
+        let (stopped, closing) = (stopped.clone(), Arc::clone(closing));
         thread::spawn(move || {
-            let reason = loop {
-                if let Err(reason) = writer.step() {
-                    break reason;
-                }
-            };
-            let _ = stopped.send(reason);
+            let mut result = Ok(());
+            while result.is_ok() && !closing.load(Ordering::Relaxed) {
+                result = writer.step();
+            }
+            let _ = stopped.send(result);
         });
     }
-    drop(stopped);
-    // The first to stop stops all: the process ends.
-    stop.recv().map_or(Ok(()), Err)
+    // The first to fail ends the process; else all must come to their end, or the parent's patience
+    // does: a wait that never returns is found here.
+    for _ in 0..arguments.writers {
+        stop.recv().unwrap_or(Ok(()))?;
+    }
+    wal.close()?;
+    Ok(())
 }
 
 fn send(reports: &Sender, message: &Message) -> Result<(), Stop> {
@@ -150,6 +178,10 @@ struct Writer {
     random: Random,
     /// Steps until this writer, if it is the first, asks for the next checkpoint.
     checkpoint_in: u64,
+    /// Leave most of the records to be found again, instead of reusing slots as fast as possible.
+    checkpoints_rarely: bool,
+    /// What the next checkpoint may release to.
+    candidate: Option<Lsn>,
     start_mark: Lsn,
     /// Acknowledge before the log does. A torture that does not notice proves nothing.
     canary: bool,
@@ -195,7 +227,8 @@ impl Writer {
         if self.stamp.writer == 0 {
             self.checkpoint_in -= 1;
             if self.checkpoint_in == 0 {
-                self.checkpoint_in = self.random.between(20, 300);
+                let slower = if self.checkpoints_rarely { 10 } else { 1 };
+                self.checkpoint_in = slower * self.random.between(20, 300);
                 self.checkpoint()?;
             }
         }
@@ -231,8 +264,8 @@ impl Writer {
     }
 
     fn wait_as_future(&mut self) -> Result<(), Stop> {
-        let since = Instant::now();
         let record = self.next_record()?.to_record();
+        let since = Instant::now();
         let ticket = block_on(self.wal.append_async(&record))?;
         let sent = self.sent(&ticket, 1, since);
         block_on(ticket)?;
@@ -240,25 +273,25 @@ impl Writer {
     }
 
     fn append(&mut self) -> Result<Pending, Stop> {
-        let since = Instant::now();
         let record = self.next_record()?.to_record();
+        let since = Instant::now();
         let ticket = self.wal.append(&record)?;
         let sent = self.sent(&ticket, 1, since);
         Ok((ticket, sent))
     }
 
     fn append_in_place(&mut self) -> Result<Pending, Stop> {
-        let since = Instant::now();
         let stamp = self.next_record()?;
+        let since = Instant::now();
         let ticket = self.wal.append_with(stamp.record_bytes(), |room| stamp.write(room))?;
         let sent = self.sent(&ticket, 1, since);
         Ok((ticket, sent))
     }
 
     fn append_batch(&mut self) -> Result<Pending, Stop> {
-        let since = Instant::now();
         let records = u16::try_from(self.random.between(2, TOGETHER_MAX)).unwrap_or(2);
         self.intend(u64::from(records))?;
+        let since = Instant::now();
         let mut batch = self.wal.batch();
         for index in 0..records {
             let stamp = Stamp { batch_index: index, batch_records: records, ..self.stamp };
@@ -283,13 +316,16 @@ impl Writer {
 
     fn checkpoint(&mut self) -> Result<(), Stop> {
         // Either what this writer knows to be its own, or the end of all that is durable.
-        let start_mark = if self.random.one_in(2) {
+        let now = if self.random.one_in(2) {
             let (ticket, sent) = self.append()?;
             self.wait(ticket, &sent)?;
             sent.first
         } else {
             self.wal.durable_lsn()
         };
+        // The first one releases what older children left.
+        let before = self.candidate.replace(now).unwrap_or(now);
+        let start_mark = if self.checkpoints_rarely { before } else { now };
         if start_mark <= self.start_mark {
             return Ok(());
         }

@@ -2,7 +2,8 @@
 `wal torture`: kill, reopen, check.
 
 A **cycle** runs a child, kills it at a random moment, sometimes runs and kills others while they
-recover, then reopens the log here and walks through all of it with the [`oracle`].
+recover, then reopens the log here and walks through all of it with the [`oracle`]. Now and then the
+child is asked to close instead: then every call must come back, and no tail be torn.
 */
 
 mod child;
@@ -22,10 +23,10 @@ use place::Place;
 use random::{Random, mix, unpredictable};
 use std::{
     env,
-    io::{BufReader, Read},
+    io::{BufReader, Read, Write},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, ChildStdout, Command, ExitCode, Stdio},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -41,6 +42,9 @@ const LIFE_MS: (u64, u64) = (5, 400);
 
 /// A child that did not open the log by then hangs.
 const OPEN_MAX: Duration = Duration::from_secs(60);
+
+/// A child that did not close the log by then hangs: a wait or an append never came back.
+const CLOSE_MAX: Duration = Duration::from_secs(60);
 
 /// How long a log may still be locked after who held it is gone.
 const LOCKED_MAX: Duration = Duration::from_secs(10);
@@ -87,8 +91,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let executable = env::current_exe().map_err(|error| {
         Failure::new(EXIT_UNREADABLE, format!("where is this program? {error}"))
     })?;
-    // What is in a record tells runs apart even with the same seed in the same directory.
-    let run = mix(&[seed, unpredictable()]);
+    let run = mix(&[seed]);
     let mut torture = Torture {
         executable: &executable,
         dir: place.dir(),
@@ -99,6 +102,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         counts: Counts::new(seed, arguments.writers),
         children: 0,
         open_time: Duration::from_millis(20),
+        closed: false,
     };
 
     let progress = Progress::new();
@@ -161,13 +165,17 @@ struct Torture<'a> {
     children: u32,
     /// How long a child lately took from its start to having opened the log.
     open_time: Duration,
+    /// The last child closed the log, so that nothing can be torn.
+    closed: bool,
 }
 
-/// When to kill.
+/// When to kill a child.
 #[derive(Clone, Copy, Debug)]
 enum Moment {
     AfterStart(Duration),
     AfterOpen(Duration),
+    /// Do not kill: ask to close, so long after it opened the log.
+    Never(Duration),
 }
 
 impl Torture<'_> {
@@ -177,13 +185,28 @@ impl Torture<'_> {
     }
 
     fn cycle(&mut self) -> Result<(), String> {
-        let moment = if self.random.one_in(6) { self.in_open() } else { self.in_life() };
+        let mut moment = if self.random.one_in(6) { self.in_open() } else { self.in_life() };
+        if let Moment::AfterOpen(delay) = moment
+            && self.random.one_in(10)
+        {
+            moment = Moment::Never(delay);
+        }
         self.live_and_die(moment)?;
+        self.closed = matches!(moment, Moment::Never(_));
         while self.random.one_in(5) {
             let moment = if self.random.one_in(4) { self.in_life() } else { self.in_open() };
             self.live_and_die(moment)?;
+            self.closed = false;
         }
-        self.reopen_and_check().map_err(|error| format!("reopen: {:?}: {error}", error.kind()))
+        let verdict = self
+            .reopen_and_check()
+            .map_err(|error| format!("reopen: {:?}: {error}", error.kind()))?;
+        let torn = matches!(verdict, Verdict::TornTail);
+        self.counts.torn_tails += u64::from(torn);
+        if torn && self.closed {
+            return Err("a torn tail after the log was closed".to_owned());
+        }
+        Ok(())
     }
 
     fn in_life(&mut self) -> Moment {
@@ -203,8 +226,10 @@ impl Torture<'_> {
         let start = Instant::now();
         let mut child = self.spawn().map_err(|error| format!("start a child: {error}"))?;
         // Held open: the child ends itself when it is closed, with this process or before.
-        let _stdin = child.stdin.take();
-        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        let stdin = child.stdin.take();
+        let (Some(mut stdin), Some(stdout), Some(stderr)) =
+            (stdin, child.stdout.take(), child.stderr.take())
+        else {
             return Err("a child without pipes".to_owned());
         };
 
@@ -214,8 +239,12 @@ impl Torture<'_> {
             let listener = scope.spawn(move || listen(stdout, oracle, counts, &opened_now));
             let complaint = scope.spawn(move || read_complaint(stderr));
             let (life, opened_after) = wait_for(moment, &opened, start);
+            let is_killed = !matches!(moment, Moment::Never(_));
+            let life = life
+                .and_then(|()| if is_killed { Ok(()) } else { ask_to_close(&mut stdin, &opened) });
+            // Does nothing to a child that is gone.
             let _ = child.kill();
-            let life = life.and_then(|()| expect_killed(&mut child));
+            let life = life.and_then(|()| expect_end(&mut child, is_killed));
             // Reaped whatever happened; a second wait gives the same answer.
             let _ = child.wait();
             let listened = listener.join().unwrap_or_else(|_| Err("the listener died".to_owned()));
@@ -223,19 +252,25 @@ impl Torture<'_> {
         });
 
         self.counts.children_ran += start.elapsed();
-        self.counts.kills += 1;
-        if let Some(opened_after) = opened_after {
-            self.open_time = (self.open_time * 3 + opened_after) / 4;
-        } else {
-            self.counts.kills_in_open += 1;
-        }
         let number = self.children;
         let with_complaint = |what: String| {
             let complaint = complaint.trim();
             let colon = if complaint.is_empty() { "" } else { ": " };
             format!("child {number} {what}{colon}{complaint}")
         };
-        life.and(listened).map_err(with_complaint)
+        life.and(listened).map_err(with_complaint)?;
+
+        if matches!(moment, Moment::Never(_)) {
+            self.counts.closes += 1;
+        } else {
+            self.counts.kills += 1;
+        }
+        if let Some(opened_after) = opened_after {
+            self.open_time = (self.open_time * 3 + opened_after) / 4;
+        } else {
+            self.counts.kills_in_open += 1;
+        }
+        Ok(())
     }
 
     fn spawn(&self) -> std::io::Result<Child> {
@@ -253,11 +288,9 @@ impl Torture<'_> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
     }
 
-    fn reopen_and_check(&mut self) -> wal::Result<()> {
+    fn reopen_and_check(&mut self) -> wal::Result<Verdict> {
         let mut replay = open_patiently(&torture_options(), self.dir)?;
-        if matches!(replay.report().verdict, Verdict::TornTail) {
-            self.oracle.saw_torn_tail();
-        }
+        let verdict = replay.report().verdict;
         let checkpoint = replay
             .checkpoint()
             .map(|checkpoint| (checkpoint.start_mark, checkpoint.state.to_vec()));
@@ -278,7 +311,7 @@ impl Torture<'_> {
             wal.close()?;
         }
         // Else it is dropped, which equals the crash of a process.
-        Ok(())
+        Ok(verdict)
     }
 }
 
@@ -290,16 +323,14 @@ fn wait_for(
 ) -> (Result<(), String>, Option<Duration>) {
     let until_open = match moment {
         Moment::AfterStart(delay) => delay,
-        Moment::AfterOpen(_) => OPEN_MAX,
+        Moment::AfterOpen(_) | Moment::Never(_) => OPEN_MAX,
     };
     let opened_at = match opened.recv_timeout(until_open) {
         Ok(opened_at) => opened_at,
         Err(mpsc::RecvTimeoutError::Timeout) => {
-            let hangs = matches!(moment, Moment::AfterOpen(_));
-            let life = if hangs {
-                Err(format!("did not open the log within {} s", OPEN_MAX.as_secs()))
-            } else {
-                Ok(())
+            let life = match moment {
+                Moment::AfterStart(_) => Ok(()),
+                _ => Err(format!("did not open the log within {} s", OPEN_MAX.as_secs())),
             };
             return (life, None);
         }
@@ -307,7 +338,7 @@ fn wait_for(
     };
     let kill_at = match moment {
         Moment::AfterStart(delay) => start + delay,
-        Moment::AfterOpen(delay) => opened_at + delay,
+        Moment::AfterOpen(delay) | Moment::Never(delay) => opened_at + delay,
     };
     let opened_after = Some(opened_at.saturating_duration_since(start));
     // Nothing more is sent: the channel only tells whether the listener has come to the end.
@@ -321,9 +352,22 @@ fn ended_early() -> String {
     "ended by itself".to_owned()
 }
 
-fn expect_killed(child: &mut Child) -> Result<(), String> {
+/// Asks a child to close the log and waits until it is gone.
+fn ask_to_close(stdin: &mut ChildStdin, opened: &mpsc::Receiver<Instant>) -> Result<(), String> {
+    stdin.write_all(b"c").map_err(|error| format!("could not be asked to close: {error}"))?;
+    match opened.recv_timeout(CLOSE_MAX) {
+        Err(mpsc::RecvTimeoutError::Disconnected) => Ok(()),
+        _ => Err(format!(
+            "did not close within {} s: a call of the log does not return",
+            CLOSE_MAX.as_secs()
+        )),
+    }
+}
+
+fn expect_end(child: &mut Child, is_killed: bool) -> Result<(), String> {
     let status = child.wait().map_err(|error| format!("cannot be waited for: {error}"))?;
-    if status.signal() == Some(SIGKILL) { Ok(()) } else { Err(format!("ended: {status}")) }
+    let is_expected = if is_killed { status.signal() == Some(SIGKILL) } else { status.success() };
+    if is_expected { Ok(()) } else { Err(format!("ended: {status}")) }
 }
 
 /// Takes the child's word until all it said before it died is read.
@@ -336,7 +380,8 @@ fn listen(
     let mut input = BufReader::with_capacity(1 << 16, stdout);
     while let Some(message) = Message::read(&mut input).map_err(|error| error.to_string())? {
         match &message {
-            Message::Opened { .. } => {
+            Message::Opened { torn, .. } => {
+                counts.torn_tails += u64::from(*torn);
                 let _ = opened.send(Instant::now());
             }
             Message::Acknowledged(acknowledged) => {

@@ -18,8 +18,11 @@ What of this is missing is *lost*; what else is there is *phantom*.
 Memory is bounded by the live part of the log and by what a child can say in its short life.
 */
 
+mod claims;
+
+use self::claims::Claims;
 use super::{
-    message::{Acknowledged, Message},
+    message::Message,
     record::{Stamp, checkpoint_state},
 };
 use std::{collections::VecDeque, fmt};
@@ -52,7 +55,6 @@ pub(super) struct Tally {
     pub(super) released: u64,
     pub(super) lost: u64,
     pub(super) phantom: u64,
-    pub(super) torn_tails: u64,
     /// The first few of the lost and the phantom in words.
     pub(super) findings: Vec<String>,
 }
@@ -87,19 +89,6 @@ struct Opened {
     last_found: bool,
 }
 
-/// What one writer of one child said, and how much of it was found.
-#[derive(Debug, Default)]
-struct Claims {
-    /// No sequence at or above can have been appended.
-    intended: u64,
-    /// In the order of the sequences.
-    acknowledged: VecDeque<Acknowledged>,
-    /// Records found of the first of `acknowledged`.
-    found: u32,
-    /// The sequence that must come next; `None` before the first one is found.
-    next: Option<u64>,
-}
-
 /// A record as the reopened log gives it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen<'a> {
@@ -132,10 +121,6 @@ impl Oracle {
         self.history.back().map(|known| known.lsn)
     }
 
-    pub(super) const fn saw_torn_tail(&mut self) {
-        self.tally.torn_tails += 1;
-    }
-
     /// A child is about to start: what is absorbed from now on is its word.
     pub(super) fn child_starts(&mut self, number: u32) {
         let writers = (0..self.writers).map(|_| Claims::default()).collect();
@@ -147,10 +132,9 @@ impl Oracle {
     pub(super) fn absorb(&mut self, message: &Message) -> bool {
         let Some(child) = self.children.last_mut() else { return false };
         match *message {
-            Message::Opened { tail, last_record, torn } => {
+            Message::Opened { tail, last_record, .. } => {
                 child.opened = Some(Opened { tail, last_record, last_found: false });
                 let number = child.number;
-                self.tally.torn_tails += u64::from(torn);
                 if tail < self.settled_tail {
                     let before = self.settled_tail;
                     self.tally.lost(1, format_args!(
@@ -160,15 +144,13 @@ impl Oracle {
             }
             Message::Intent { writer, until } => {
                 let Some(claims) = child.claims(writer) else { return false };
-                claims.intended = claims.intended.max(until);
+                claims.announce(until);
             }
             Message::Acknowledged(acknowledged) => {
                 let Some(claims) = child.claims(acknowledged.writer) else { return false };
-                let last_end = claims.acknowledged.back().map_or(0, Acknowledged::end);
-                if acknowledged.sequence < last_end || acknowledged.end() > claims.intended {
+                if !claims.acknowledge(acknowledged) {
                     return false;
                 }
-                claims.acknowledged.push_back(acknowledged);
                 self.tally.acked += u64::from(acknowledged.records);
             }
             Message::CheckpointIntent { start_mark } => {
@@ -270,13 +252,6 @@ impl Tally {
     }
 }
 
-impl Acknowledged {
-    /// The sequence after its last record.
-    fn end(&self) -> u64 {
-        self.sequence.saturating_add(u64::from(self.records))
-    }
-}
-
 impl Child {
     fn claims(&mut self, writer: u32) -> Option<&mut Claims> {
         self.writers.get_mut(usize::try_from(writer).ok()?)
@@ -354,9 +329,7 @@ impl Check<'_> {
         let Oracle { children, tally, .. } = &mut *self.oracle;
         for child in children.iter_mut() {
             for claims in &mut child.writers {
-                while !claims.acknowledged.is_empty() {
-                    claims.settle_first(child.number, self.start_mark, tally);
-                }
+                claims.settle(child.number, self.start_mark, tally);
             }
         }
         for child in &*children {
@@ -483,50 +456,6 @@ impl Check<'_> {
         self.oracle
             .tally
             .lost(1, format_args!("{expected} at lsn {lsn}, there when last reopened; {instead}"));
-    }
-}
-
-impl Claims {
-    /// Takes note of a record found, and settles what must have come before it.
-    fn find(&mut self, known: Known, start_mark: Lsn, tally: &mut Tally) {
-        while self.acknowledged.front().is_some_and(|first| first.end() <= known.sequence) {
-            self.settle_first(known.child, start_mark, tally);
-        }
-        let Some(first) = self.acknowledged.front() else { return };
-        if known.sequence < first.sequence {
-            return; // appended, but the child was killed before it could report this one
-        }
-        let is_first = known.sequence == first.sequence;
-        let is_last = known.sequence + 1 == first.end();
-        let misplaced = (is_first && known.lsn != first.first)
-            || (is_last && known.lsn != first.last)
-            || !(first.first..=first.last).contains(&known.lsn);
-        if misplaced {
-            let Known { lsn, .. } = known;
-            let Acknowledged { first, last, .. } = first;
-            tally.phantom(format_args!(
-                "at lsn {lsn}: {known}, acknowledged at lsn {first} to {last}"
-            ));
-        }
-        self.found += 1;
-    }
-
-    /// The first of those acknowledged must be found by now, or released.
-    fn settle_first(&mut self, child: u32, start_mark: Lsn, tally: &mut Tally) {
-        let Some(acknowledged) = self.acknowledged.pop_front() else { return };
-        let missing = acknowledged.records.saturating_sub(std::mem::take(&mut self.found));
-        let Acknowledged { writer, sequence, records, first, last, .. } = acknowledged;
-        if missing == 0 {
-            return;
-        }
-        if last < start_mark {
-            tally.released += u64::from(missing);
-            return;
-        }
-        tally.lost(u64::from(missing), format_args!(
-            "child {child}, writer {writer}, sequence {sequence}, acknowledged at lsn {first} to \
-             {last}: {missing} of {records} missing"
-        ));
     }
 }
 

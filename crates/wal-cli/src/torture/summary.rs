@@ -23,6 +23,10 @@ pub(super) struct Counts {
     pub(super) kills: u64,
     /// Kills before the child had opened the log.
     pub(super) kills_in_open: u64,
+    /// Children that were asked to close, and did.
+    pub(super) closes: u64,
+    /// Openings, here and in children, that cut a torn tail.
+    pub(super) torn_tails: u64,
     /// From start to kill, of all children.
     pub(super) children_ran: Duration,
     pub(super) latencies_ns: Histogram<u64>,
@@ -39,6 +43,8 @@ impl Counts {
             cycles: 0,
             kills: 0,
             kills_in_open: 0,
+            closes: 0,
+            torn_tails: 0,
             children_ran: Duration::ZERO,
             latencies_ns,
         }
@@ -95,13 +101,14 @@ impl Summary<'_> {
             ("cycles", json!(counts.cycles)),
             ("kills", json!(counts.kills)),
             ("kills_in_open", json!(counts.kills_in_open)),
+            ("closes", json!(counts.closes)),
             ("writers", json!(counts.writers)),
             ("acked", json!(tally.acked)),
             ("recovered", json!(tally.recovered)),
             ("released", json!(tally.released)),
             ("lost", json!(tally.lost)),
             ("phantom", json!(tally.phantom)),
-            ("torn_tails", json!(tally.torn_tails)),
+            ("torn_tails", json!(counts.torn_tails)),
             ("appends_per_second", json!(counts.appends_per_second(tally).round())),
             ("p50_us", json!(counts.quantile_us(0.5))),
             ("p99_us", json!(counts.quantile_us(0.99))),
@@ -122,11 +129,10 @@ impl Summary<'_> {
             tally.lost,
             tally.phantom
         ))?;
-        let Counts { cycles, kills, kills_in_open, writers, seed, .. } = counts;
+        let Counts { cycles, kills, kills_in_open, closes, torn_tails, .. } = counts;
         output.line(format_args!(
-            "  {kills} kills, {kills_in_open} of them while the log was being opened; \
-             {cycles} reopenings checked, {} torn tails; {writers} writers, seed {seed}",
-            tally.torn_tails
+            "  {kills} kills, {kills_in_open} of them while the log was being opened, and {closes} \
+             closes; {cycles} reopenings checked, {torn_tails} torn tails"
         ))?;
         output.line(format_args!(
             "  {} records found again and checked bit for bit, {} released by checkpoints before",
@@ -139,6 +145,7 @@ impl Summary<'_> {
             counts.quantile_us(0.99),
             counts.quantile_us(0.999)
         ))?;
+        output.line(format_args!("  {} writers, seed {}", counts.writers, counts.seed))?;
         for finding in &tally.findings {
             output.line(format_args!("  {finding}"))?;
         }
@@ -178,7 +185,7 @@ impl Progress {
                 tally.acked,
                 tally.lost,
                 tally.phantom,
-                tally.torn_tails
+                counts.torn_tails
             );
         }
     }

@@ -122,7 +122,8 @@ impl<S: Storage> Engine<S> {
                     .then(|| core.segments.preparer.failed.clone())
                     .flatten();
                 self.kick_for(&mut core, short)?;
-                let would_block = || Error::new(ErrorKind::WouldBlock, "no room in memory just now");
+                let would_block =
+                    || Error::new(ErrorKind::WouldBlock, "no room in memory just now");
                 Err(refused.unwrap_or_else(would_block))
             }
         }
@@ -194,16 +195,11 @@ impl<S: Storage> Engine<S> {
 
     /// Appends the records of a batch, which `staged` holds with room for their headers, as
     /// [`record_bytes`] lays them out; `lengths` are those of their payloads.
-    pub(crate) fn append_batch(
-        self: &Arc<Self>,
-        staged: &[u8],
-        lengths: &[u32],
-    ) -> Result<Place> {
+    pub(crate) fn append_batch(self: &Arc<Self>, staged: &[u8], lengths: &[u32]) -> Result<Place> {
         self.check_caller()?;
         let records = u32::try_from(lengths.len()).unwrap_or(u32::MAX);
         let payload_bytes = lengths.iter().map(|length| to_usize(*length)).sum();
-        let request =
-            Request { bytes: staged.len(), records, payload_bytes, class: Class::User };
+        let request = Request { bytes: staged.len(), records, payload_bytes, class: Class::User };
         if to_u64(staged.len()) > self.frame_room_max() {
             return Err(self.too_large("batch", staged.len()));
         }
@@ -507,8 +503,7 @@ impl<S: Storage> Engine<S> {
         if bytes == 0 {
             return;
         }
-        let request =
-            Request { bytes, records: 1, payload_bytes: 0, class: Class::Checkpoint };
+        let request = Request { bytes, records: 1, payload_bytes: 0, class: Class::Checkpoint };
         let appended = (core.appended, core.appended_frame);
         let grant = self.grant(core, frame, request);
         (core.appended, core.appended_frame) = appended;
@@ -630,4 +625,3 @@ fn to_usize(bytes: u32) -> usize {
 fn to_usize_64(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
-

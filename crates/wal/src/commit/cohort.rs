@@ -9,23 +9,31 @@ use std::time::Duration;
 ///
 /// Measured with a prototype (ext4, `RWF_DSYNC` of about 95 µs, 2 cores, 128-byte records): 4 writers
 /// 21 to 34 K/s and p99 329 to 178 µs, 16 writers 81 to 101 K/s, one writer unchanged.
+///
+/// Those who arrived during the flush are there already and do not count as its return: else one
+/// that comes late once is left behind by every commit after it.
 #[derive(Debug, Default)]
 pub(super) struct Cohort {
-    returned: u32,
+    wanted: u32,
     median: u64,
     expiries: u32,
+    /// Commits since the bound was last tried in full.
+    since_full: u32,
 }
 
 /// A wait is never longer than this, however slow the device.
 const BOUND_MAX: Duration = Duration::from_micros(100);
 /// Each expiry halves the bound, at most so often: below a microsecond there is nothing to halve.
 const EXPIRIES_MAX: u32 = 7;
+/// A bound that was halved too often for anybody to make it is tried in full again after so many
+/// commits: else one noisy moment would stay for ever.
+const RETRY_AFTER: u32 = 32;
 
 impl Cohort {
-    /// How many have to have joined before a committer seals without waiting: the size of the
-    /// cohort that returned last. A lone writer is its own cohort and never waits.
+    /// How many have to have joined before a committer seals without waiting: the cohort that
+    /// returned last, and those who waited already. A lone writer is its own cohort and never waits.
     pub(super) fn wanted(&self) -> u32 {
-        self.returned
+        self.wanted
     }
 
     /// How long a committer may wait: 80 % of the median commit, at most 100 µs, halved for each
@@ -37,7 +45,7 @@ impl Cohort {
 
     /// The wait ended because all had joined.
     pub(super) fn joined(&mut self) {
-        self.expiries = self.expiries.saturating_sub(1);
+        self.expiries = 0;
     }
 
     /// The wait ended because the bound had passed.
@@ -45,9 +53,14 @@ impl Cohort {
         self.expiries = (self.expiries + 1).min(EXPIRIES_MAX);
     }
 
-    /// A commit took `time` and `returned` waiters were acknowledged by it.
-    pub(super) fn committed(&mut self, time: Duration, returned: u32) {
-        self.returned = returned;
+    /// A commit took `time`, `returned` waiters were acknowledged by it, and `waiting` have joined
+    /// the next one already.
+    pub(super) fn committed(&mut self, time: Duration, returned: u32, waiting: u32) {
+        self.wanted = returned + waiting;
+        self.since_full += 1;
+        if self.since_full >= RETRY_AFTER {
+            (self.since_full, self.expiries) = (0, 0);
+        }
         // A running median: a step towards each sample, a thirty-second of the estimate, so that
         // one slow flush moves it by 3 % where a mean would jump.
         let sample = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -69,18 +82,18 @@ mod tests {
         let mut cohort = Cohort::default();
         assert_eq!(cohort.bound(), Duration::ZERO);
         for _ in 0..100 {
-            cohort.committed(Duration::from_micros(50), 4);
+            cohort.committed(Duration::from_micros(50), 3, 1);
         }
         assert_eq!(cohort.wanted(), 4);
         assert_eq!(cohort.bound(), Duration::from_micros(40));
-        cohort.committed(Duration::from_secs(1), 4);
+        cohort.committed(Duration::from_secs(1), 4, 0);
         assert!(cohort.bound() < Duration::from_micros(42), "one slow flush hardly counts");
         cohort.expired();
         assert!(cohort.bound() < Duration::from_micros(21));
         cohort.joined();
         assert!(cohort.bound() >= Duration::from_micros(40));
         for _ in 0..10_000 {
-            cohort.committed(Duration::from_millis(5), 4);
+            cohort.committed(Duration::from_millis(5), 4, 0);
         }
         assert_eq!(cohort.bound(), BOUND_MAX);
     }

@@ -152,7 +152,10 @@ impl<S: Storage> Engine<S> {
         let returned = hand_on.sleepers + u32::try_from(hand_on.hooks.len()).unwrap_or(u32::MAX);
         core.stats.acknowledged_waiters += u64::from(returned);
         // The committer itself waits without being asleep.
-        core.cohort.committed(time, returned + 1);
+        let waiting = core
+            .open_frame()
+            .map_or(0, |frame| self.frames[core.index(frame)].joined.load(Ordering::SeqCst));
+        core.cohort.committed(time, returned + 1, waiting);
         self.pass_baton(&core, &mut hand_on);
         let ring = core.frames.len();
         drop(core);

@@ -102,8 +102,12 @@ impl<S: Storage> Engine<S> {
     /// Seals, waits, confirms; then gives the lock back. Calls that come later get `Closed`.
     pub(crate) fn close(self: &Arc<Self>) -> Result<()> {
         self.check_caller()?;
-        let running =
-            self.state.compare_exchange(STATE_RUNNING, STATE_CLOSING, Ordering::SeqCst, Ordering::SeqCst);
+        let running = self.state.compare_exchange(
+            STATE_RUNNING,
+            STATE_CLOSING,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
         if running.is_err() {
             let core = self.core.lock();
             return self.check_running(&core);

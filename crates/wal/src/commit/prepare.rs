@@ -1,10 +1,6 @@
 //! The preparer: makes the next segment before it is needed, and gives back slots nobody needs.
 
-use super::{
-    Engine, STATE_LATCHED,
-    append::to_u64,
-    state::Core,
-};
+use super::{Engine, STATE_LATCHED, append::to_u64, state::Core};
 use crate::{
     Error, ErrorKind, Result,
     format::{Origin, SegmentHeader},
@@ -25,7 +21,11 @@ const GENTLE_PAUSE: Duration = Duration::from_millis(10);
 /// What the preparer does next.
 enum Task<S: Storage> {
     /// Make segment `sequence`, in a free slot if there is one.
-    Prepare { sequence: u64, free: Option<FreeSlot<S::File>>, number: u32 },
+    Prepare {
+        sequence: u64,
+        free: Option<FreeSlot<S::File>>,
+        number: u32,
+    },
     /// Remove slots that are more than is kept.
     GiveBack(FreeSlot<S::File>),
     Sleep,
@@ -174,7 +174,9 @@ impl<S: Storage> Engine<S> {
             drop(removed);
             return Err(error);
         }
-        self.storage.sync_dir().map_err(|error| self.slot_error("syncing the directory", &slot, error))?;
+        self.storage
+            .sync_dir()
+            .map_err(|error| self.slot_error("syncing the directory", &slot, error))?;
         Ok(slot)
     }
 

@@ -20,7 +20,11 @@ pub(super) fn settings() -> Settings {
     }
 }
 
-pub(super) fn fresh<S: Storage>(storage: S, segment_bytes: u64, settings: Settings) -> Arc<Engine<S>> {
+pub(super) fn fresh<S: Storage>(
+    storage: S,
+    segment_bytes: u64,
+    settings: Settings,
+) -> Arc<Engine<S>> {
     storage.create().unwrap();
     let Ok(lock) = storage.lock() else { panic!("nobody else has it") };
     let identity = Identity::new(LogId([7; 16]), segment_bytes, 4096, 0).unwrap();
@@ -108,5 +112,51 @@ fn many_writers_on_a_real_disk() {
     println!("1 KiB: {:.0} MiB/s", f64::from(count) / 1024.0 / before.elapsed().as_secs_f64());
     engine.close().unwrap();
     println!("{:?}", engine.stats());
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+#[test]
+fn append_cost() {
+    let settings = Settings { pool_bytes: 64 << 20, ..settings() };
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/append-test");
+    let _ = std::fs::remove_dir_all(&dir);
+    let engine = fresh(Directory::new(&dir), 64 << 20, settings);
+    for _ in 0..12 {
+        let before = std::time::Instant::now();
+        let count = 200_000;
+        for _ in 0..count {
+            let _ = engine.append(&[7; 128]).unwrap();
+        }
+        let time = before.elapsed();
+        engine.flush().unwrap();
+        println!("{:.0} ns", time.as_nanos() as f64 / f64::from(count));
+    }
+    engine.close().unwrap();
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+#[test]
+fn closed_loop_probe() {
+    let writers: u32 = std::env::var("W").map_or(64, |w| w.parse().unwrap());
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/loop-test");
+    let _ = std::fs::remove_dir_all(&dir);
+    let engine = fresh(Directory::new(&dir), 16 << 20, settings());
+    let before = std::time::Instant::now();
+    let each = 600_000 / writers / if writers < 16 { 4 } else { 1 };
+    std::thread::scope(|scope| {
+        for _ in 0..writers {
+            scope.spawn(|| {
+                for _ in 0..each {
+                    let place = engine.append(&[7; 128]).unwrap();
+                    engine.wait(place, None).unwrap();
+                }
+            });
+        }
+    });
+    let rate = f64::from(each * writers) / before.elapsed().as_secs_f64();
+    let stats = engine.stats();
+    let wall = before.elapsed().as_micros() as f64 / stats.frames as f64; let write = stats.commit_histogram.total().as_micros() as f64 / stats.frames as f64;
+    println!("RESULT {writers}: {rate:.0}/s cycle {wall:.0} write {write:.0} frames {} per {:.1} cohort {} expired {}", stats.frames, f64::from(each*writers)/stats.frames as f64, stats.cohort_waits, stats.cohort_expiries);
+    engine.close().unwrap();
     let _ = std::fs::remove_dir_all(&dir);
 }

@@ -74,11 +74,7 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Seals the open frame, once its cohort has joined, and writes it.
-    pub(super) fn commit<'a>(
-        self: &'a Arc<Self>,
-        mut core: MutexGuard<'a, Core<S>>,
-        frame: u64,
-    ) {
+    pub(super) fn commit<'a>(self: &'a Arc<Self>, mut core: MutexGuard<'a, Core<S>>, frame: u64) {
         let wanted = core.cohort.wanted();
         if wanted > 1 {
             core = self.let_join(core, frame, wanted);

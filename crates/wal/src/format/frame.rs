@@ -153,8 +153,7 @@ impl FrameHeader {
     /// the count of records and the writer fit.
     #[must_use]
     pub fn follows(&self, previous: &Self, previous_crc: u32) -> bool {
-        let same_writer =
-            self.epoch == previous.epoch && self.incarnation == previous.incarnation;
+        let same_writer = self.epoch == previous.epoch && self.incarnation == previous.incarnation;
         let ordinal = previous.first_ordinal.checked_add(u64::from(previous.record_count));
         self.previous_crc == previous_crc
             && ordinal == Some(self.first_ordinal)

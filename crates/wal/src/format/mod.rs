@@ -116,11 +116,11 @@ A log with id `10 11 12 .. 1f`, first segment, first frame: epoch 1, incarnation
 `0x0123456789abcdef`, one batch of one record, `"hi"`, at Lsn 4160.
 
 ```text
-4096  77 61 6c 46 9c 68 0c 63  00 10 00 00 00 00 00 00   magic, CRC, Lsn 4096
+4096  77 61 6c 46 bc af 20 1b  00 10 00 00 00 00 00 00   magic, CRC, Lsn 4096
 4112  10 00 00 00 01 00 00 00  00 00 00 00 00 00 00 00   16 payload bytes, 1 record, ordinal 0
 4128  01 00 00 00 00 00 00 00  ef cd ab 89 67 45 23 01   epoch, incarnation
 4144  00 00 00 00 00 00 00 00  00 00 00 00 01 00 00 00   durable mark 0, no frame before, records
-4160  00 00 00 00 02 00 00 10  68 69 00 00 00 00 00 00   CRC, data of 2 bytes, "hi", zeros
+4160  d6 4b cb 33 02 00 00 10  68 69 00 00 00 00 00 00   CRC, data of 2 bytes, "hi", zeros
 ```
 
 and zeros up to 8192, where the next frame starts.
@@ -143,7 +143,7 @@ pub use header::{
     BLOCK_BYTES_DEFAULT, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, HeaderFault, IDENTITY_BYTES, Identity,
     LogId, Origin, SEGMENT_BYTES_MAX, SegmentHeader,
 };
-pub(crate) use record::{Position, encode};
+pub(crate) use record::{Position, encode, parse as parse_record};
 pub use record::{
     RECORD_HEADER_BYTES, RECORD_PAYLOAD_MAX, Record, RecordKind, Records, WriterSeed,
     encode_record, record_bytes,
@@ -169,7 +169,9 @@ fn first_nonzero(bytes: &[u8]) -> Option<usize> {
     // Sixteen at a time: padding is up to a block, checked once for every frame that is read.
     let (chunks, rest) = bytes.as_chunks::<16>();
     match chunks.iter().position(|chunk| *chunk != [0; 16]) {
-        Some(chunk) => bytes[chunk * 16..].iter().position(|byte| *byte != 0).map(|i| chunk * 16 + i),
+        Some(chunk) => {
+            bytes[chunk * 16..].iter().position(|byte| *byte != 0).map(|i| chunk * 16 + i)
+        }
         None => rest.iter().position(|byte| *byte != 0).map(|i| chunks.len() * 16 + i),
     }
 }

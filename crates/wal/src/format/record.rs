@@ -90,7 +90,10 @@ impl WriterSeed {
 #[must_use]
 #[inline]
 pub const fn record_bytes(payload_bytes: usize) -> usize {
-    assert!(payload_bytes <= RECORD_PAYLOAD_MAX, "a payload's length is checked before it gets here");
+    assert!(
+        payload_bytes <= RECORD_PAYLOAD_MAX,
+        "a payload's length is checked before it gets here"
+    );
     RECORD_HEADER_BYTES + payload_bytes.next_multiple_of(RECORD_ALIGN)
 }
 
@@ -210,7 +213,7 @@ impl<'a> Iterator for Records<'a> {
 
 /// The record at the start of `rest` and the room it takes, without looking at its CRC.
 #[inline]
-fn parse(rest: &[u8], lsn: Lsn) -> Option<(Record<'_>, usize)> {
+pub(crate) fn parse(rest: &[u8], lsn: Lsn) -> Option<(Record<'_>, usize)> {
     if rest.len() < RECORD_HEADER_BYTES {
         return None;
     }

@@ -151,12 +151,8 @@ impl<F: File> Shared<F> {
                 Ok(bytes) => (bytes, Ok(())),
                 Err(error) => (0, Err(error)),
             };
-            let filled = Filled {
-                buffer: job.buffer,
-                headroom: HEADROOM_BYTES,
-                offset: job.offset,
-                bytes,
-            };
+            let filled =
+                Filled { buffer: job.buffer, headroom: HEADROOM_BYTES, offset: job.offset, bytes };
             let chunk = Chunk { sequence: stretch.sequence, filled, outcome };
             self.state.lock().done.insert(job.number, chunk);
             self.ready.notify_one();

@@ -14,14 +14,18 @@ mod walker;
 mod window;
 
 pub(crate) use ahead::Stretch;
-pub(crate) use walker::{FrameWalker, Found, Sight, Step, Stop, StopKind};
+pub(crate) use walker::{Found, FrameWalker, Sight, Step, Stop, StopKind};
 
 use crate::io::File;
 use aligned::{Alignment, Buffer};
 use std::io;
 
 /// Reads the first `bytes` bytes of a file. The answer is shorter where the file is.
-pub(crate) fn read_head(file: &impl File, alignment: Alignment, bytes: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn read_head(
+    file: &impl File,
+    alignment: Alignment,
+    bytes: usize,
+) -> io::Result<Vec<u8>> {
     let mut buffer = Buffer::zeroed(alignment, bytes).map_err(io::Error::other)?;
     let buffer = buffer.as_mut_slice();
     let read = file.read_at(buffer, 0)?.min(bytes);

@@ -379,3 +379,15 @@ impl fmt::Display for Found {
         }
     }
 }
+
+impl Stop {
+    /// The end of a segment that frames fill to the last block.
+    pub(crate) fn full<F>(segment: &Segment<F>, identity: &Identity) -> Self {
+        Self {
+            lsn: segment.end(identity),
+            offset: identity.segment_bytes,
+            kind: StopKind::Full,
+            found: Found::Nothing,
+        }
+    }
+}

@@ -7,16 +7,13 @@ one row matches. No row looks at what an earlier row decided: order does not mat
 
 use crate::reading::StopKind;
 
-/// What the caller wants done about a tail that cannot be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum UnreadableTail {
-    /// Do not open the log: what the disk will not show may be acknowledged records.
-    #[default]
-    Refuse,
-    /// Cut there, as if a crash had torn the log: accepts the loss of records that were acknowledged
-    /// just before the log was last used.
-    TreatAsTorn,
+/// What is made of a tail that the device cannot read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Unreadable {
+    /// The log is not opened: what the disk does not show may be acknowledged records.
+    Refused,
+    /// The log ends there, as if a crash had torn it.
+    Torn,
 }
 
 /// The last frame that belongs.
@@ -24,10 +21,10 @@ pub enum UnreadableTail {
 pub(crate) enum LastFrame {
     /// The log has none.
     Absent,
-    /// It holds no records: it was written to fix, confirm or close. Behind it the probe of the
-    /// device may have left garbage.
+    /// It was written to fix, confirm or close. Behind it the probe of the device may have left
+    /// garbage.
     Empty,
-    /// It holds records.
+    /// It was written for its records.
     Filled,
 }
 
@@ -71,7 +68,7 @@ pub(crate) struct Facts {
     pub(crate) later_frames: bool,
     /// Whether the device answers errors further on.
     pub(crate) unreadable: bool,
-    pub(crate) policy: UnreadableTail,
+    pub(crate) policy: Unreadable,
     pub(crate) last: LastFrame,
     pub(crate) ground: Ground,
     pub(crate) successor: Successor,
@@ -177,11 +174,11 @@ const TABLE: &[Row] = &[
     },
     Row {
         decision: Decision::Unreadable,
-        matches: |f| hidden(f) && f.policy == UnreadableTail::Refuse,
+        matches: |f| hidden(f) && f.policy == Unreadable::Refused,
     },
     Row {
         decision: Decision::Torn(Torn::Unreadable),
-        matches: |f| hidden(f) && f.policy == UnreadableTail::TreatAsTorn,
+        matches: |f| hidden(f) && f.policy == Unreadable::Torn,
     },
     Row {
         decision: Decision::Torn(Torn::Records),
@@ -191,19 +188,14 @@ const TABLE: &[Row] = &[
         decision: Decision::Torn(Torn::Header),
         matches: |f| readable(f) && f.stop == StopKind::TornHeader,
     },
-    Row {
-        decision: Decision::Torn(Torn::FramesAbove),
-        matches: |f| silent(f) && f.later_frames,
-    },
+    Row { decision: Decision::Torn(Torn::FramesAbove), matches: |f| silent(f) && f.later_frames },
     Row {
         decision: Decision::Torn(Torn::Successor),
         matches: |f| silent(f) && !f.later_frames && f.successor == Successor::Torn,
     },
     Row {
         decision: Decision::Torn(Torn::Garbage),
-        matches: |f| {
-            silent(f) && !f.later_frames && f.successor != Successor::Torn && disturbed(f)
-        },
+        matches: |f| silent(f) && !f.later_frames && f.successor != Successor::Torn && disturbed(f),
     },
     Row {
         decision: Decision::Clean,
@@ -243,14 +235,14 @@ mod tests {
         orphaned: false,
         later_frames: false,
         unreadable: false,
-        policy: UnreadableTail::Refuse,
+        policy: Unreadable::Refused,
         last: LastFrame::Filled,
         ground: Ground::Zeroed,
         successor: Successor::Quiet,
     };
 
     fn every_input() -> impl Iterator<Item = Facts> {
-        let policies = [UnreadableTail::Refuse, UnreadableTail::TreatAsTorn];
+        let policies = [Unreadable::Refused, Unreadable::Torn];
         let lasts = [LastFrame::Absent, LastFrame::Empty, LastFrame::Filled];
         let grounds = [Ground::Recycled, Ground::Zeroed, Ground::Disturbed];
         let successors =
@@ -295,8 +287,8 @@ mod tests {
         }
         if f.unreadable || f.stop == StopKind::Unreadable {
             return match f.policy {
-                UnreadableTail::Refuse => Decision::Unreadable,
-                UnreadableTail::TreatAsTorn => Decision::Torn(Torn::Unreadable),
+                Unreadable::Refused => Decision::Unreadable,
+                Unreadable::Torn => Decision::Torn(Torn::Unreadable),
             };
         }
         match f.stop {
@@ -345,10 +337,7 @@ mod tests {
         let lost = Facts { later_frames: true, ..QUIET };
         assert_eq!(decide(&lost), Decision::Torn(Torn::FramesAbove));
         // The same, but the second says that the first was durable.
-        assert_eq!(
-            decide(&Facts { vouched: true, ..lost }),
-            Decision::Corrupt(Damage::Vouched)
-        );
+        assert_eq!(decide(&Facts { vouched: true, ..lost }), Decision::Corrupt(Damage::Vouched));
         // One sector of the only frame in flight.
         let torn = Facts { stop: StopKind::TornRecords, ground: Ground::Disturbed, ..QUIET };
         assert_eq!(decide(&torn), Decision::Torn(Torn::Records));
@@ -371,7 +360,7 @@ mod tests {
         let bad = Facts { unreadable: true, ..QUIET };
         assert_eq!(decide(&bad), Decision::Unreadable);
         assert_eq!(
-            decide(&Facts { policy: UnreadableTail::TreatAsTorn, ..bad }),
+            decide(&Facts { policy: Unreadable::Torn, ..bad }),
             Decision::Torn(Torn::Unreadable)
         );
     }

@@ -1,10 +1,6 @@
 //! [`OpenReport`]: what an open found, for people and for programs.
 
-use crate::{
-    Lsn,
-    format::LogId,
-    io::Profile,
-};
+use crate::{Lsn, format::LogId, io::Profile};
 use std::fmt;
 
 /// What an open for writing found.
@@ -122,7 +118,10 @@ impl fmt::Display for OpenReport {
             None => writeln!(f)?,
         }
         let Self { segments, segment_bytes, slots, free_slots, .. } = self;
-        writeln!(f, "{segments} segments of {segment_bytes} bytes in {slots} slots, {free_slots} free")?;
+        writeln!(
+            f,
+            "{segments} segments of {segment_bytes} bytes in {slots} slots, {free_slots} free"
+        )?;
         let Profile { method, direct, file_system, .. } = &self.profile;
         let path = if *direct { "direct" } else { "buffered" };
         writeln!(f, "durable writes by {method}, {path}, on {file_system}")?;

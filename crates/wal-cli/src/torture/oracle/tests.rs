@@ -2,6 +2,7 @@
 //! others. A torture whose oracle cannot say "lost" proves nothing.
 
 use super::*;
+use crate::torture::message::Acknowledged;
 
 const RUN: u64 = 0x5eed;
 

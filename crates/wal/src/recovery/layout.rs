@@ -1,0 +1,262 @@
+//! Which slots hold what the log needs, and which hold nothing that it needs.
+
+use super::{
+    scan::Scan,
+    survey::{Head, Survey, Surveyed},
+};
+use crate::{
+    Error, ErrorKind, Lsn, Result,
+    format::{FrameHeader, HeaderFault, Identity, Origin, VERSION},
+    io::{File, Storage},
+    reading,
+    slots::{FreeSlot, Segment},
+};
+use aligned::Buffer;
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+
+const STEP_BYTES: usize = 1 << 20;
+
+/// What every slot is good for.
+pub(crate) struct Layout<F> {
+    /// Contiguous, oldest first, the last one holds the tail.
+    pub(crate) live: Vec<Segment<F>>,
+    pub(crate) successor: Option<Segment<F>>,
+    pub(crate) free: Vec<FreeSlot<F>>,
+    /// Of the frames found in slots that are no segment.
+    pub(crate) highest_epoch: u64,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) bytes_read: u64,
+}
+
+struct Planner<'a, S: Storage> {
+    storage: &'a S,
+    identity: &'a Identity,
+    start_mark: Lsn,
+    /// The sequence of the tail's segment.
+    tail: u64,
+    layout: Layout<S::File>,
+}
+
+/// What was found in a slot without a header.
+struct Contents {
+    zero: bool,
+    /// The frame that stands highest in the log.
+    highest: Option<(u64, FrameHeader)>,
+    highest_epoch: u64,
+}
+
+/// Sorts the slots, and refuses if one that the log needs is missing, damaged or there twice.
+pub(crate) fn plan<S: Storage>(
+    storage: &S,
+    identity: &Identity,
+    survey: &Survey<S::File>,
+    scan: &Scan<S::File>,
+) -> Result<Layout<S::File>> {
+    let start_mark = scan.checkpoint().map_or(Lsn::ZERO, |(start_mark, _)| *start_mark);
+    if start_mark > scan.tail_lsn() {
+        return Err(Error::new(ErrorKind::Corrupt, "the start mark lies past the log's end")
+            .with_path(storage.path())
+            .with_lsn(start_mark)
+            .with_expected_found(format!("at most lsn {}", scan.tail_lsn()), start_mark));
+    }
+    let layout = Layout {
+        live: Vec::new(),
+        successor: None,
+        free: Vec::new(),
+        highest_epoch: 0,
+        warnings: Vec::new(),
+        bytes_read: 0,
+    };
+    let tail = scan.tail().segment.sequence;
+    let mut planner = Planner { storage, identity, start_mark, tail, layout };
+    planner.place_segments(survey)?;
+    planner.place_others(survey)?;
+    Ok(planner.layout)
+}
+
+impl<S: Storage> Planner<'_, S> {
+    /// Places the slots whose header is valid.
+    fn place_segments(&mut self, survey: &Survey<S::File>) -> Result<()> {
+        let oldest = self.oldest();
+        let mut needed: BTreeMap<u64, &Surveyed<S::File>> = BTreeMap::new();
+        for surveyed in &survey.slots {
+            let Head::Valid(header) = &surveyed.head else { continue };
+            if header.sequence < oldest {
+                self.layout.free.push(FreeSlot {
+                    slot: Arc::clone(&surveyed.slot),
+                    origin: Origin::Recycled,
+                    full: surveyed.bytes >= self.identity.segment_bytes,
+                });
+                continue;
+            }
+            self.check_length(surveyed, header.sequence)?;
+            if let Some(twin) = needed.insert(header.sequence, surveyed) {
+                let names = format!("{} and {}", twin.slot.name, surveyed.slot.name);
+                return Err(self
+                    .corrupt("two slots say that they are the same segment", surveyed)
+                    .with_segment(header.sequence)
+                    .with_expected_found("one slot", names));
+            }
+            let segment = Segment::new(header, Arc::clone(&surveyed.slot));
+            if header.sequence == self.tail.saturating_add(1) {
+                self.layout.successor = Some(segment);
+            } else if header.sequence <= self.tail {
+                self.layout.live.push(segment);
+            }
+        }
+        self.layout.live.sort_unstable_by_key(|segment| segment.sequence);
+        let missing = (oldest..=self.tail).find(|sequence| !needed.contains_key(sequence));
+        match missing {
+            None => Ok(()),
+            Some(sequence) => Err(self.missing(sequence, survey)),
+        }
+    }
+
+    fn check_length(&mut self, surveyed: &Surveyed<S::File>, sequence: u64) -> Result<()> {
+        let expected = self.identity.segment_bytes;
+        if surveyed.bytes < expected {
+            return Err(self
+                .corrupt("a segment's file was cut short", surveyed)
+                .with_segment(sequence)
+                .with_expected_found(format!("{expected} bytes"), surveyed.bytes));
+        }
+        if surveyed.bytes > expected {
+            let (name, bytes) = (&surveyed.slot.name, surveyed.bytes);
+            let warning = format!("{name} is {bytes} bytes long, a segment is {expected}");
+            self.layout.warnings.push(warning);
+        }
+        Ok(())
+    }
+
+    /// The error for a segment that no slot holds. Tells which slot it may have been.
+    fn missing(&self, sequence: u64, survey: &Survey<S::File>) -> Error {
+        let base = Lsn::new(sequence.saturating_mul(self.identity.segment_bytes));
+        let others = survey.slots.iter().filter_map(|surveyed| match &surveyed.head {
+            Head::Valid(_) => None,
+            Head::Invalid(fault) => Some(format!("{}: {fault}", surveyed.slot.name)),
+            Head::Unreadable(error) => Some(format!("{}: {error}", surveyed.slot.name)),
+        });
+        let others: Vec<_> = others.collect();
+        let found = match others.as_slice() {
+            [] => "none".to_owned(),
+            others => format!("none; slots without a valid header: {}", others.join("; ")),
+        };
+        Error::new(ErrorKind::Corrupt, "a segment is missing")
+            .with_path(self.storage.path())
+            .with_segment(sequence)
+            .with_lsn(base)
+            .with_expected_found(format!("segments {} to {}", self.oldest(), self.tail), found)
+    }
+
+    /// Places the slots whose header is not valid: free only if no frame in them is needed.
+    fn place_others(&mut self, survey: &Survey<S::File>) -> Result<()> {
+        for surveyed in &survey.slots {
+            let fault = match &surveyed.head {
+                Head::Valid(_) => continue,
+                Head::Invalid(HeaderFault::OtherLog { found }) => {
+                    return Err(self
+                        .corrupt("a slot belongs to another log", surveyed)
+                        .with_offset(0)
+                        .with_expected_found(format!("log {}", self.identity.log_id), found));
+                }
+                Head::Invalid(HeaderFault::Version { found }) => {
+                    return Err(Error::new(ErrorKind::Unsupported, "a segment's format")
+                        .with_path(self.path(surveyed))
+                        .with_expected_found(VERSION, found));
+                }
+                Head::Invalid(fault) => fault.to_string(),
+                Head::Unreadable(error) => format!("a read error: {error}"),
+            };
+            let contents = self.look_through(surveyed)?;
+            if let Some((offset, frame)) = contents.highest
+                && frame.lsn.get() / self.identity.segment_bytes >= self.oldest()
+            {
+                let base = frame.lsn.get() - offset;
+                return Err(self
+                    .corrupt("the header of a segment that holds frames is damaged", surveyed)
+                    .with_segment(base / self.identity.segment_bytes)
+                    .with_offset(0)
+                    .with_lsn(Lsn::new(base))
+                    .with_expected_found(
+                        format!("the header of the segment of the frame at lsn {}", frame.lsn),
+                        fault,
+                    ));
+            }
+            self.layout.highest_epoch = self.layout.highest_epoch.max(contents.highest_epoch);
+            let full = surveyed.bytes >= self.identity.segment_bytes;
+            let origin = if contents.zero { Origin::Zeroed } else { Origin::Recycled };
+            let slot = Arc::clone(&surveyed.slot);
+            self.layout.free.push(FreeSlot { slot, origin, full });
+        }
+        Ok(())
+    }
+
+    /// Reads a whole slot for frame headers that are valid at their offset.
+    fn look_through(&mut self, surveyed: &Surveyed<S::File>) -> Result<Contents> {
+        let failed = |error, offset| {
+            Error::from_io("read a slot without a valid header, to know whether it is free", error)
+                .with_path(self.storage.path().join(&surveyed.slot.name))
+                .with_offset(offset)
+        };
+        let memory = Buffer::zeroed(self.storage.alignment(), STEP_BYTES);
+        let mut memory = memory.map_err(|error| failed(io::Error::other(error), 0))?;
+        let buffer = memory.as_mut_slice();
+        let block = usize::try_from(self.identity.block_bytes).unwrap_or(usize::MAX);
+        let mut contents = Contents { zero: true, highest: None, highest_epoch: 0 };
+        let mut offset = 0;
+        // An unreadable header needs no second try: it is known to be none.
+        if matches!(surveyed.head, Head::Unreadable(_)) {
+            offset = u64::from(self.identity.block_bytes);
+            contents.zero = false;
+        }
+        while offset < surveyed.bytes.min(self.identity.segment_bytes) {
+            let read = surveyed.slot.file.read_at(buffer, offset);
+            let read = read.map_err(|error| failed(error, offset))?;
+            self.layout.bytes_read += widen(read);
+            for (index, block) in buffer[..read].chunks(block).enumerate() {
+                let at = offset + widen(index) * u64::from(self.identity.block_bytes);
+                contents.look_at(self.identity, block, at);
+            }
+            if read < buffer.len() {
+                break;
+            }
+            offset += widen(read);
+        }
+        Ok(contents)
+    }
+
+    /// The sequence of the oldest segment that is needed. The tail may be the end of its segment
+    /// and the start mark as well: that segment stays.
+    fn oldest(&self) -> u64 {
+        (self.start_mark.get() / self.identity.segment_bytes).min(self.tail)
+    }
+
+    fn path(&self, surveyed: &Surveyed<S::File>) -> PathBuf {
+        self.storage.path().join(&surveyed.slot.name)
+    }
+
+    fn corrupt(&self, what: &str, surveyed: &Surveyed<S::File>) -> Error {
+        Error::new(ErrorKind::Corrupt, what).with_path(self.path(surveyed))
+    }
+}
+
+impl Contents {
+    fn look_at(&mut self, identity: &Identity, block: &[u8], offset: u64) {
+        if reading::is_zero(block) {
+            return;
+        }
+        self.zero = false;
+        let Ok((header, _)) = FrameHeader::decode(identity.log_id, block) else { return };
+        if header.lsn.get() % identity.segment_bytes != offset {
+            return;
+        }
+        self.highest_epoch = self.highest_epoch.max(header.epoch);
+        if self.highest.is_none_or(|(_, highest)| header.lsn > highest.lsn) {
+            self.highest = Some((offset, header));
+        }
+    }
+}
+
+fn widen(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,198 @@
+//! What files there are, and what each slot's first block says.
+
+use crate::{
+    Error, ErrorKind, Result,
+    format::{HeaderFault, IDENTITY_BYTES, Identity, SegmentHeader},
+    io::{Access, File, Storage},
+    reading,
+    slots::{Slot, slot_number},
+};
+use std::{collections::BTreeMap, io, sync::Arc};
+
+/// The identity file.
+pub(crate) const IDENTITY_NAME: &str = "identity";
+/// What it is called until it is whole.
+pub(crate) const IDENTITY_TEMPORARY_NAME: &str = "identity.tmp";
+/// What the names of files begin with that keep frames that were cut.
+pub(crate) const CUT_PREFIX: &str = "cut-";
+/// Names that belong to the storage.
+const STORAGE_NAMES: [&str; 3] = ["lock", "probe", "probe.tmp"];
+
+/// The names in a log's directory.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names {
+    pub(crate) identity: bool,
+    pub(crate) slots: Vec<u32>,
+    pub(crate) cuts: Vec<String>,
+    pub(crate) foreign: Vec<String>,
+}
+
+/// A slot and what its first block says.
+pub(crate) struct Surveyed<F> {
+    pub(crate) slot: Arc<Slot<F>>,
+    pub(crate) bytes: u64,
+    pub(crate) head: Head,
+}
+
+/// What a slot's first block says.
+#[derive(Debug)]
+pub(crate) enum Head {
+    Valid(SegmentHeader),
+    Invalid(HeaderFault),
+    Unreadable(io::Error),
+}
+
+/// All slots.
+pub(crate) struct Survey<F> {
+    pub(crate) slots: Vec<Surveyed<F>>,
+    pub(crate) foreign: Vec<String>,
+    pub(crate) bytes_read: u64,
+}
+
+impl Names {
+    /// Sorts the directory's entries.
+    pub(crate) fn list<S: Storage>(storage: &S) -> Result<Self> {
+        let mut entries = storage.list().map_err(|error| directory_error(storage, error))?;
+        entries.sort_unstable();
+        let mut names = Self::default();
+        for name in entries {
+            if name == IDENTITY_NAME {
+                names.identity = true;
+            } else if let Some(number) = slot_number(&name) {
+                names.slots.push(number);
+            } else if name.starts_with(CUT_PREFIX) {
+                names.cuts.push(name);
+            } else if name != IDENTITY_TEMPORARY_NAME && !STORAGE_NAMES.contains(&name.as_str()) {
+                names.foreign.push(name);
+            }
+        }
+        names.slots.sort_unstable();
+        Ok(names)
+    }
+
+    pub(crate) fn next_slot_number(&self) -> Option<u32> {
+        self.slots.last().map_or(Some(0), |last| last.checked_add(1))
+    }
+}
+
+impl<F: File> Survey<F> {
+    /// Opens every slot and reads its first block.
+    pub(crate) fn take<S: Storage<File = F>>(
+        storage: &S,
+        identity: &Identity,
+        names: Names,
+        access: Access,
+    ) -> Result<Self> {
+        let mut slots = Vec::with_capacity(names.slots.len());
+        for number in names.slots {
+            let slot = Slot::open(storage, number, access).map_err(|error| {
+                slot_error(storage, &crate::slots::slot_name(number), "open a slot", error)
+            })?;
+            let failed = |what| {
+                let name = slot.name.clone();
+                move |error| slot_error(storage, &name, what, error)
+            };
+            if access == Access::ReadWrite {
+                // After a crash of the process alone, what is read next may be in a cache and
+                // nowhere else; what is presented as durable has to be. Then the cache goes: what
+                // counts is what the device has.
+                slot.file.sync().map_err(failed("flush a slot"))?;
+                slot.file.drop_cache().map_err(failed("drop a slot's cache"))?;
+            }
+            let bytes = slot.file.len().map_err(failed("look up a slot's length"))?;
+            let head = Head::read(storage, identity, &slot.file);
+            slots.push(Surveyed { slot: Arc::new(slot), bytes, head });
+        }
+        let count = u64::try_from(slots.len()).unwrap_or(u64::MAX);
+        let bytes_read = count.saturating_mul(identity.block_bytes.into());
+        Ok(Self { slots, foreign: names.foreign, bytes_read })
+    }
+
+    /// Which slots say that they are which segment.
+    pub(crate) fn by_sequence(&self) -> BTreeMap<u64, Vec<usize>> {
+        let mut map: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (index, surveyed) in self.slots.iter().enumerate() {
+            if let Head::Valid(header) = &surveyed.head {
+                map.entry(header.sequence).or_default().push(index);
+            }
+        }
+        map
+    }
+}
+
+impl Head {
+    /// Reads a slot's first block.
+    pub(crate) fn read<S: Storage>(storage: &S, identity: &Identity, file: &S::File) -> Self {
+        let block_bytes = usize::try_from(identity.block_bytes).unwrap_or(usize::MAX);
+        match reading::read_head(file, storage.alignment(), block_bytes) {
+            Err(error) => Self::Unreadable(error),
+            Ok(block) => match SegmentHeader::decode(identity, &block) {
+                Ok(header) => Self::Valid(header),
+                Err(fault) => Self::Invalid(fault),
+            },
+        }
+    }
+}
+
+/// Reads the identity file, which is there.
+pub(crate) fn read_identity<S: Storage>(storage: &S) -> Result<Identity> {
+    let failed = |error| slot_error(storage, IDENTITY_NAME, "read the log's identity", error);
+    let damaged = |found: String| {
+        Error::new(ErrorKind::Corrupt, "the log's identity is damaged")
+            .with_path(storage.path().join(IDENTITY_NAME))
+            .with_expected_found(format!("{IDENTITY_BYTES} valid bytes"), found)
+    };
+    let file = storage.open(IDENTITY_NAME, Access::Read).map_err(failed)?;
+    let bytes = file.len().map_err(failed)?;
+    if usize::try_from(bytes) != Ok(IDENTITY_BYTES) {
+        return Err(damaged(format!("{bytes} bytes")));
+    }
+    let head = reading::read_head(&file, storage.alignment(), IDENTITY_BYTES).map_err(failed)?;
+    let identity = Identity::decode(&head).map_err(|fault| match fault {
+        HeaderFault::Version { .. } => Error::new(ErrorKind::Unsupported, "the log's format")
+            .with_path(storage.path().join(IDENTITY_NAME))
+            .with_expected_found(format!("version {}", crate::format::VERSION), fault),
+        _ => damaged(fault.to_string()),
+    })?;
+    check_alignment(storage, identity.block_bytes)?;
+    Ok(identity)
+}
+
+/// Refuses blocks that the device cannot write alone.
+pub(crate) fn check_alignment<S: Storage>(storage: &S, block_bytes: u32) -> Result<()> {
+    let alignment = storage.alignment();
+    if alignment.is_aligned(block_bytes.into()) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        "the log's block is smaller than what the device writes at once: two blocks would share \
+         one of its own, and writing one would risk the other",
+    )
+    .with_path(storage.path())
+    .with_expected_found(format!("a multiple of {alignment} bytes"), block_bytes))
+}
+
+/// `error` met at the log's directory itself.
+pub(crate) fn directory_error<S: Storage>(storage: &S, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotADirectory => {
+            Error::new(ErrorKind::Unsupported, "the log's place is no directory").with_source(error)
+        }
+        io::ErrorKind::NotFound => {
+            Error::new(ErrorKind::NotFound, "there is no log here").with_source(error)
+        }
+        _ => Error::from_io("use the log's directory", error),
+    }
+    .with_path(storage.path())
+}
+
+/// `error` met at one of the log's files while doing `what`.
+pub(crate) fn slot_error<S: Storage>(
+    storage: &S,
+    name: &str,
+    what: &str,
+    error: io::Error,
+) -> Error {
+    Error::from_io(what, error).with_path(storage.path().join(name))
+}

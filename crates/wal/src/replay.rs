@@ -1,0 +1,283 @@
+//! [`Replay`]: every record that the user needs, in order, before the log can be written to.
+
+use crate::{
+    Error, ErrorKind, Lsn, Result,
+    format::{self, Checkpoint, RecordKind},
+    io::{Directory, Storage},
+    options::Options,
+    reading::{Found, FrameWalker, Step, Stop, Stretch},
+    recovery::{self, OpenReport, Policy, Recovered},
+    slots::Segment,
+};
+use std::{fmt, sync::Arc};
+
+/// A log that was opened for writing and is being read: the way to [`Wal`](crate::Wal).
+///
+/// It is locked and scanned; nothing was written yet, except that a missing log was created. The
+/// records are lent, not copied.
+pub struct Replay<S: Storage = Directory> {
+    recovered: Recovered<S>,
+    walker: FrameWalker<S::File>,
+    /// Which of the live segments is being read.
+    segment: usize,
+    cursor: Cursor,
+    stage: Stage,
+    failure: Option<Error>,
+    options: Options,
+}
+
+/// The next record of the frame that the walker lent last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cursor {
+    /// Where in the frame's payload.
+    at: usize,
+    lsn: Lsn,
+    ordinal: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Fresh,
+    Reading,
+    /// All was read, or the caller said that it does not want the rest.
+    Over,
+}
+
+/// A record of the log: bytes that the user appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    lsn: Lsn,
+    ordinal: u64,
+    ends_batch: bool,
+    payload: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    pub(crate) fn new(record: &format::Record<'a>, ordinal: u64) -> Self {
+        let format::Record { lsn, more, payload, .. } = *record;
+        Self { lsn, ordinal, ends_batch: !more, payload }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    #[inline]
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// Its bytes.
+    #[must_use]
+    #[inline]
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// How many records of any kind the log had before it.
+    #[must_use]
+    #[inline]
+    pub fn ordinal(&self) -> u64 {
+        self.ordinal
+    }
+
+    /// Whether it is the last record of its batch; a record appended alone is.
+    #[must_use]
+    #[inline]
+    pub fn ends_batch(&self) -> bool {
+        self.ends_batch
+    }
+
+    /// The position just behind it: to go on from, or as a start mark that releases it.
+    #[must_use]
+    #[inline]
+    pub fn next_lsn(&self) -> Lsn {
+        let bytes = u64::try_from(format::record_bytes(self.payload.len())).unwrap_or(u64::MAX);
+        Lsn::new(self.lsn.get().saturating_add(bytes))
+    }
+}
+
+impl<S: Storage> Replay<S> {
+    /// Locks, scans and decides. The `options` are kept for the writer.
+    pub(crate) fn open(storage: S, policy: Policy, options: Options) -> Result<Self> {
+        let recovered = recovery::open(Arc::new(storage), &policy)?;
+        let walker = FrameWalker::new(recovered.identity, recovered.storage.alignment());
+        let (cursor, stage) = (Cursor::default(), Stage::Fresh);
+        Ok(Self { recovered, walker, segment: 0, cursor, stage, failure: None, options })
+    }
+
+    /// The next record from the start mark on, or `None` at the log's end.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] where a frame is damaged: everything that is read here was durable
+    /// once. The same error is answered to every later call.
+    #[inline]
+    #[expect(clippy::should_implement_trait, reason = "it lends: an iterator cannot")]
+    pub fn next(&mut self) -> Result<Option<Record<'_>>> {
+        let start_mark = self.recovered.report.start_mark;
+        loop {
+            let cursor = self.cursor;
+            let rest = self.walker.payload().get(cursor.at..).unwrap_or_default();
+            let Some((record, bytes)) = format::parse_record(rest, cursor.lsn) else {
+                if self.next_frame()? {
+                    continue;
+                }
+                return Ok(None);
+            };
+            let is_wanted = record.kind == RecordKind::Data && record.lsn >= start_mark;
+            self.cursor.advance(bytes);
+            if is_wanted {
+                // Parsed anew from the place it was found at: the borrow checker does not see that
+                // the loop is over. The bytes are in the processor's first cache.
+                let rest = self.walker.payload().get(cursor.at..).unwrap_or_default();
+                let record = format::parse_record(rest, cursor.lsn);
+                return Ok(record.map(|(record, _)| Record::new(&record, cursor.ordinal)));
+            }
+        }
+    }
+
+    /// Says that the caller does not want to read the rest, so that `finish` gives the log anyway.
+    pub fn skip_rest(&mut self) {
+        self.stage = Stage::Over;
+        self.cursor = Cursor::default();
+        self.walker.reset();
+    }
+
+    /// The latest checkpoint: the start mark and the user's own bytes.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<Checkpoint<'_>> {
+        let (start_mark, state) = self.recovered.checkpoint.as_ref()?;
+        Some(Checkpoint { start_mark: *start_mark, state })
+    }
+
+    /// Below it the user needs nothing: reading begins here.
+    #[must_use]
+    pub fn start_mark(&self) -> Lsn {
+        self.recovered.report.start_mark
+    }
+
+    /// What opening found.
+    #[must_use]
+    pub fn report(&self) -> &OpenReport {
+        &self.recovered.report
+    }
+
+    /// What a writer needs, once all was read without an error or the rest was skipped.
+    pub(crate) fn into_recovered(self) -> Result<(Recovered<S>, Options)> {
+        match (self.failure, self.stage) {
+            (Some(failure), _) => Err(failure),
+            (None, Stage::Over) => Ok((self.recovered, self.options)),
+            (None, Stage::Fresh | Stage::Reading) => Err(Error::new(
+                ErrorKind::InvalidInput,
+                "records are unread: read until there are none, or call skip_rest",
+            )),
+        }
+    }
+
+    /// Moves to the next frame; `false` at the log's end.
+    #[cold]
+    fn next_frame(&mut self) -> Result<bool> {
+        self.cursor = Cursor::default();
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        match self.stage {
+            Stage::Over => return Ok(false),
+            Stage::Fresh => self.start(),
+            Stage::Reading => {}
+        }
+        let answer = self.step();
+        match &answer {
+            Ok(true) => {}
+            Ok(false) => self.stage = Stage::Over,
+            Err(error) => self.failure = Some(error.clone()),
+        }
+        answer
+    }
+
+    fn start(&mut self) {
+        self.stage = Stage::Reading;
+        let Recovered { storage, identity, segments, tail, .. } = &self.recovered;
+        let plan = segments.iter().map(|segment| Stretch {
+            sequence: segment.sequence,
+            slot: Arc::clone(&segment.slot),
+            from: identity.block_bytes.into(),
+            to: tail.lsn.get().saturating_sub(segment.base.get()).min(identity.segment_bytes),
+        });
+        self.walker.read_ahead(&**storage, plan.collect());
+    }
+
+    fn step(&mut self) -> Result<bool> {
+        let tail = self.recovered.tail.lsn;
+        // Where the segment before this one stopped, if it had room left.
+        let mut unused: Option<(usize, Stop)> = None;
+        loop {
+            let Some(segment) = self.recovered.segments.get(self.segment) else { return Ok(false) };
+            let stop = match self.walker.next(segment, tail) {
+                Step::Frame(frame) => {
+                    self.cursor.lsn = Lsn::new(frame.header.lsn.get() + FRAME_HEADER);
+                    self.cursor.ordinal = frame.header.first_ordinal;
+                    return Ok(true);
+                }
+                Step::Limit => return Ok(false),
+                Step::End => {
+                    self.segment += 1;
+                    continue;
+                }
+                Step::Stop(stop) => stop,
+            };
+            let is_last = self.segment + 1 == self.recovered.segments.len();
+            if is_last || unused.is_some() {
+                let (index, stop) = unused.unwrap_or((self.segment, stop));
+                let segment = self.recovered.segments.get(index).unwrap_or(segment);
+                return Err(damage(&*self.recovered.storage, segment, stop, tail));
+            }
+            // Either room that no frame used, which the next segment's first frame proves, or damage.
+            unused = Some((self.segment, stop));
+            self.segment += 1;
+        }
+    }
+}
+
+/// The error for a place below `tail`, the log's end, where a frame should be and none is.
+pub(crate) fn damage<S: Storage>(
+    storage: &S,
+    segment: &Segment<S::File>,
+    stop: Stop,
+    tail: Lsn,
+) -> Error {
+    let error = Error::new(ErrorKind::Corrupt, "an acknowledged frame is damaged or missing")
+        .with_path(storage.path().join(&segment.slot.name))
+        .with_segment(segment.sequence)
+        .with_offset(stop.offset)
+        .with_lsn(stop.lsn)
+        .with_expected_found(
+            format!("a frame that belongs, because the log goes on to lsn {tail}"),
+            &stop.found,
+        );
+    match stop.found {
+        Found::Error(source) => error.with_source(source),
+        _ => error,
+    }
+}
+
+#[expect(clippy::as_conversions, reason = "a small constant")]
+const FRAME_HEADER: u64 = format::FRAME_HEADER_BYTES as u64;
+
+impl Cursor {
+    #[inline]
+    fn advance(&mut self, bytes: usize) {
+        self.at += bytes;
+        self.lsn = Lsn::new(self.lsn.get().wrapping_add(u64::try_from(bytes).unwrap_or(0)));
+        self.ordinal = self.ordinal.wrapping_add(1);
+    }
+}
+
+impl<S: Storage> fmt::Debug for Replay<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replay")
+            .field("stage", &self.stage)
+            .field("segment", &self.segment)
+            .field("cursor", &self.cursor)
+            .field("failure", &self.failure)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,627 @@
+//! [`Faulty`]: a storage that fails, blocks and remembers, on command.
+
+#![expect(
+    clippy::exhaustive_enums,
+    clippy::exhaustive_structs,
+    reason = "nobody depends on this package"
+)]
+
+use aligned::{Alignment, Buffer};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::Range,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use wal::io::{Access, File, LockError, Memory, Profile, Storage};
+
+/// A guard against hanging for ever, and nothing else: no test depends on how long anything takes.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `EAGAIN` of Linux: what a system without room for a thread answers.
+pub const EAGAIN: i32 = 11;
+/// `EIO` of Linux.
+pub const EIO: i32 = 5;
+/// `ENOSPC` of Linux.
+pub const ENOSPC: i32 = 28;
+
+/// The calls that can be counted, failed and blocked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "named as in the traits")]
+pub enum Verb {
+    Create,
+    CreateFile,
+    Open,
+    Rename,
+    Remove,
+    SyncDir,
+    Probe,
+    Spawn,
+    Read,
+    Write,
+    WriteDurable,
+    Sync,
+    SetLen,
+    WriteZeroes,
+}
+
+/// One call of the storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// What was called.
+    pub verb: Verb,
+    /// The file or name concerned, else empty.
+    pub file: String,
+    /// Where in the file; zero for what has no place.
+    pub offset: u64,
+    /// How much; zero for what has no length.
+    pub bytes: u64,
+}
+
+/// What became of a call, in the order in which it happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The log asked for it.
+    Start(Call),
+    /// It answered `Ok`.
+    Done(Call),
+    /// It answered with an error.
+    Failed(Call),
+}
+
+/// Which calls are meant.
+#[derive(Clone, Debug)]
+pub struct On {
+    verb: Verb,
+    file: Option<String>,
+    offsets: Range<u64>,
+}
+
+impl On {
+    /// All calls of `verb`.
+    #[must_use]
+    pub fn every(verb: Verb) -> Self {
+        Self { verb, file: None, offsets: 0..u64::MAX }
+    }
+
+    /// Durable writes of frames: not of segment headers, which stand at offset zero.
+    #[must_use]
+    pub fn frame() -> Self {
+        Self { verb: Verb::WriteDurable, file: None, offsets: 1..u64::MAX }
+    }
+
+    /// The durable write of the frame at `offset` of its file.
+    #[must_use]
+    pub fn frame_at(offset: u64) -> Self {
+        Self { verb: Verb::WriteDurable, file: None, offsets: offset..offset + 1 }
+    }
+
+    /// Durable writes of segment headers.
+    #[must_use]
+    pub fn segment_header() -> Self {
+        Self { verb: Verb::WriteDurable, file: None, offsets: 0..1 }
+    }
+
+    /// Of these, only the calls that concern the file `name`.
+    #[must_use]
+    pub fn in_file(self, name: &str) -> Self {
+        Self { file: Some(name.to_owned()), ..self }
+    }
+
+    fn means(&self, call: &Call) -> bool {
+        self.verb == call.verb
+            && self.file.as_ref().is_none_or(|file| *file == call.file)
+            && self.offsets.contains(&call.offset)
+    }
+}
+
+/// What a failing call does to the bytes before it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    Nothing,
+    /// All of it: only the answer is wrong.
+    Whole,
+    /// The first sector only.
+    Torn,
+}
+
+/// A failure to come.
+#[derive(Clone, Debug)]
+#[must_use = "a fault does nothing before it is given to the disk"]
+pub struct Fault {
+    on: On,
+    skip: u64,
+    times: u64,
+    errno: i32,
+    effect: Effect,
+}
+
+impl Fault {
+    /// The next of these calls fails with `errno`, once, and does nothing.
+    pub fn once(on: On, errno: i32) -> Self {
+        Self { on, skip: 0, times: 1, errno, effect: Effect::Nothing }
+    }
+
+    /// All of these calls fail from now on, until [`Control::heal`].
+    pub fn sticky(on: On, errno: i32) -> Self {
+        Self { times: u64::MAX, ..Self::once(on, errno) }
+    }
+
+    /// Lets `calls` calls pass first.
+    pub fn after(self, calls: u64) -> Self {
+        Self { skip: calls, ..self }
+    }
+
+    /// What the call does to the bytes before it fails.
+    pub fn with_effect(self, effect: Effect) -> Self {
+        Self { effect, ..self }
+    }
+
+    /// Takes its turn at a call that is meant.
+    fn strike(&mut self) -> Option<(i32, Effect)> {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return None;
+        }
+        self.times = self.times.checked_sub(1)?;
+        Some((self.errno, self.effect))
+    }
+}
+
+/// The tester's end of a [`Faulty`]: shared by all its clones and files.
+#[derive(Clone, Debug, Default)]
+pub struct Control(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    counts: BTreeMap<Verb, u64>,
+    faults: Vec<Fault>,
+    gates: Vec<GateState>,
+    next_gate: u64,
+    events: Vec<Event>,
+    frozen: Option<Duration>,
+    looks_at_frozen: u64,
+}
+
+#[derive(Debug)]
+struct GateState {
+    number: u64,
+    on: On,
+    waiting: u64,
+}
+
+impl Control {
+    /// How many calls of `verb` were started so far.
+    #[must_use]
+    pub fn count(&self, verb: Verb) -> u64 {
+        self.0.state.lock().counts.get(&verb).copied().unwrap_or_default()
+    }
+
+    /// How many calls were started that write or sync anything.
+    #[must_use]
+    pub fn writes_and_syncs(&self) -> u64 {
+        [Verb::Write, Verb::WriteDurable, Verb::WriteZeroes, Verb::Sync, Verb::SyncDir]
+            .into_iter()
+            .map(|verb| self.count(verb))
+            .sum()
+    }
+
+    /// Everything that happened so far.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        self.0.state.lock().events.clone()
+    }
+
+    /// Forgets what happened so far; counts go on.
+    pub fn forget_events(&self) {
+        self.0.state.lock().events.clear();
+    }
+
+    /// Plants a failure.
+    pub fn fail(&self, fault: Fault) {
+        self.0.state.lock().faults.push(fault);
+    }
+
+    /// Ends all failures.
+    pub fn heal(&self) {
+        self.0.state.lock().faults.clear();
+    }
+
+    /// Blocks the calls that are meant until the gate is opened or dropped.
+    pub fn gate(&self, on: On) -> Gate {
+        let mut state = self.0.state.lock();
+        state.next_gate += 1;
+        let number = state.next_gate;
+        state.gates.push(GateState { number, on, waiting: 0 });
+        Gate { control: self.clone(), number }
+    }
+
+    /// Stops the clock that the log sees, until [`Control::thaw`].
+    pub fn freeze(&self, now: Duration) {
+        let mut state = self.0.state.lock();
+        state.frozen = Some(now);
+        state.looks_at_frozen = 0;
+    }
+
+    /// Lets the clock go on.
+    pub fn thaw(&self) {
+        self.0.state.lock().frozen = None;
+    }
+
+    /// Waits until the log has looked at the stopped clock `times` times.
+    pub fn wait_for_looks(&self, times: u64) {
+        self.wait_until("looks at the clock", |state| state.looks_at_frozen >= times);
+    }
+
+    /// Waits until `count` calls of `verb` have been started in all.
+    pub fn wait_for_count(&self, verb: Verb, count: u64) {
+        self.wait_until("calls", |state| state.counts.get(&verb).copied().unwrap_or(0) >= count);
+    }
+
+    /// Waits until one of these calls has been answered with `Ok`.
+    pub fn wait_for_done(&self, on: &On) {
+        let is_done = |event: &Event| matches!(event, Event::Done(call) if on.means(call));
+        self.wait_until("the end of a call", |state| state.events.iter().any(is_done));
+    }
+
+    fn wait_until(&self, what: &str, condition: impl Fn(&State) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.0.state.lock();
+        while !condition(&state) {
+            let waited = self.0.changed.wait_until(&mut state, deadline);
+            assert!(!waited.timed_out(), "waited in vain for {what}");
+        }
+    }
+
+    fn around<T>(
+        &self,
+        call: Call,
+        work: impl FnOnce(Effect) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut state = self.0.state.lock();
+        *state.counts.entry(call.verb).or_default() += 1;
+        state.events.push(Event::Start(call.clone()));
+        self.0.changed.notify_all();
+        let fault = state
+            .faults
+            .iter_mut()
+            .filter(|fault| fault.on.means(&call))
+            .fold(None, |found, fault| found.or_else(|| fault.strike()));
+        let passed = self.pass_gates(&mut state, &call);
+        drop(state);
+        let result = match (passed, fault) {
+            (false, _) => Err(io::Error::other("a test forgot a gate")),
+            (true, None) => work(Effect::Whole),
+            (true, Some((errno, effect))) => {
+                if effect != Effect::Nothing {
+                    drop(work(effect));
+                }
+                Err(io::Error::from_raw_os_error(errno))
+            }
+        };
+        let event = if result.is_ok() { Event::Done } else { Event::Failed };
+        self.0.state.lock().events.push(event(call));
+        self.0.changed.notify_all();
+        result
+    }
+
+    /// Waits at every gate that means `call`; false if one was never opened.
+    fn pass_gates(&self, state: &mut MutexGuard<'_, State>, call: &Call) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        let closed: Vec<u64> = state
+            .gates
+            .iter_mut()
+            .filter(|gate| gate.on.means(call))
+            .map(|gate| {
+                gate.waiting += 1;
+                gate.number
+            })
+            .collect();
+        self.0.changed.notify_all();
+        for number in closed {
+            while state.gates.iter().any(|gate| gate.number == number) {
+                if self.0.changed.wait_until(state, deadline).timed_out() {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Calls that are blocked. Opens when dropped, so that a failed test does not hang.
+#[derive(Debug)]
+#[must_use = "a gate that is dropped is open"]
+pub struct Gate {
+    control: Control,
+    number: u64,
+}
+
+impl Gate {
+    /// Waits until `calls` calls are blocked in the gate.
+    pub fn wait_for(&self, calls: u64) {
+        let number = self.number;
+        self.control.wait_until("a call at the gate", |state| {
+            state.gates.iter().any(|gate| gate.number == number && gate.waiting >= calls)
+        });
+    }
+
+    /// How many calls are blocked in the gate.
+    #[must_use]
+    pub fn blocked(&self) -> u64 {
+        let state = self.control.0.state.lock();
+        let gate = state.gates.iter().find(|gate| gate.number == self.number);
+        gate.map_or(0, |gate| gate.waiting)
+    }
+
+    /// Lets the blocked calls go on, and later ones pass.
+    pub fn open(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.control.0.state.lock().gates.retain(|gate| gate.number != self.number);
+        self.control.0.changed.notify_all();
+    }
+}
+
+/// A storage that does what its [`Control`] says and otherwise what the one below does.
+#[derive(Clone, Debug)]
+pub struct Faulty<S> {
+    inner: S,
+    control: Control,
+}
+
+impl Faulty<Memory> {
+    /// A faulty storage over an empty memory.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::new(Memory::new())
+    }
+}
+
+impl<S: Storage> Faulty<S> {
+    /// A storage over `inner` that has no fault yet.
+    #[must_use]
+    pub fn new(inner: S) -> Self {
+        Self { inner, control: Control::default() }
+    }
+
+    /// The tester's end.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// The storage below.
+    #[must_use]
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// Stops the clock that the log sees.
+    pub fn freeze_clock(&self) {
+        self.control.freeze(self.inner.now());
+    }
+
+    /// The bytes as they are now: what a crash of the process would leave.
+    #[must_use]
+    pub fn crash(&self) -> Memory {
+        snapshot(&self.inner)
+    }
+
+    fn named<T>(
+        &self,
+        verb: Verb,
+        name: &str,
+        work: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let call = Call { verb, file: name.to_owned(), offset: 0, bytes: 0 };
+        self.control.around(call, |_| work())
+    }
+
+    fn file(&self, inner: S::File, name: &str) -> FaultyFile<S::File> {
+        FaultyFile { inner, name: name.to_owned(), control: self.control.clone() }
+    }
+}
+
+impl<S: Storage> Storage for Faulty<S> {
+    type File = FaultyFile<S::File>;
+    type Lock = S::Lock;
+
+    fn create(&self) -> io::Result<()> {
+        self.named(Verb::Create, "", || self.inner.create())
+    }
+
+    fn lock(&self) -> Result<S::Lock, LockError> {
+        self.inner.lock()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.list()
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Self::File> {
+        let inner = self.named(Verb::Open, name, || self.inner.open(name, access))?;
+        Ok(self.file(inner, name))
+    }
+
+    fn create_file(&self, name: &str) -> io::Result<Self::File> {
+        let inner = self.named(Verb::CreateFile, name, || self.inner.create_file(name))?;
+        Ok(self.file(inner, name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.named(Verb::Rename, from, || self.inner.rename(from, to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.named(Verb::Remove, name, || self.inner.remove(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.named(Verb::SyncDir, "", || self.inner.sync_dir())
+    }
+
+    fn alignment(&self) -> Alignment {
+        self.inner.alignment()
+    }
+
+    fn depth_max(&self) -> u32 {
+        self.inner.depth_max()
+    }
+
+    fn probe(&self, file: &Self::File, offset: u64, bytes: u64) -> io::Result<()> {
+        let call = Call { verb: Verb::Probe, file: file.name.clone(), offset, bytes };
+        self.control.around(call, |_| self.inner.probe(&file.inner, offset, bytes))
+    }
+
+    fn profile(&self) -> Profile {
+        self.inner.profile()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.inner.path()
+    }
+
+    fn now(&self) -> Duration {
+        let mut state = self.control.0.state.lock();
+        let Some(frozen) = state.frozen else { return self.inner.now() };
+        state.looks_at_frozen += 1;
+        self.control.0.changed.notify_all();
+        frozen
+    }
+
+    fn random(&self) -> u64 {
+        self.inner.random()
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.inner.sleep(time);
+    }
+
+    fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+        self.named(Verb::Spawn, name, || self.inner.spawn(name, work))
+    }
+}
+
+/// A file of a [`Faulty`].
+#[derive(Debug)]
+pub struct FaultyFile<F> {
+    inner: F,
+    name: String,
+    control: Control,
+}
+
+impl<F: File> FaultyFile<F> {
+    fn call<T>(
+        &self,
+        verb: Verb,
+        offset: u64,
+        bytes: u64,
+        work: impl FnOnce(Effect) -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.control.around(Call { verb, file: self.name.clone(), offset, bytes }, work)
+    }
+}
+
+const SECTOR_BYTES: usize = 512;
+
+fn touched(bytes: &[u8], effect: Effect) -> &[u8] {
+    if effect == Effect::Torn { &bytes[..SECTOR_BYTES.min(bytes.len())] } else { bytes }
+}
+
+impl<F: File> File for FaultyFile<F> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let bytes = widen(buffer.len());
+        self.call(Verb::Read, offset, bytes, |_| self.inner.read_at(buffer, offset))
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.call(Verb::Write, offset, widen(bytes.len()), |effect| {
+            self.inner.write_at(touched(bytes, effect), offset)
+        })
+    }
+
+    fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.call(Verb::WriteDurable, offset, widen(bytes.len()), |effect| {
+            self.inner.write_durable_at(touched(bytes, effect), offset)
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.call(Verb::Sync, 0, 0, |_| self.inner.sync())
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.call(Verb::SetLen, 0, bytes, |_| self.inner.set_len(bytes))
+    }
+
+    fn write_zeroes(&self, offset: u64, bytes: u64) -> io::Result<bool> {
+        self.call(Verb::WriteZeroes, offset, bytes, |_| self.inner.write_zeroes(offset, bytes))
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn links(&self) -> io::Result<u64> {
+        self.inner.links()
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.inner.drop_cache()
+    }
+}
+
+/// A copy of all bytes in `storage` as they are, in a memory of its own that nobody has locked.
+///
+/// # Panics
+/// If they cannot be read.
+#[must_use]
+pub fn snapshot(storage: &impl Storage) -> Memory {
+    let copy = Memory::new();
+    copy_into(storage, &copy).expect("bytes that were written can be copied");
+    copy
+}
+
+fn copy_into(storage: &impl Storage, copy: &Memory) -> io::Result<()> {
+    const CHUNK_BYTES: usize = 1 << 20;
+    copy.create()?;
+    let mut buffer = Buffer::zeroed(storage.alignment().max(copy.alignment()), CHUNK_BYTES)
+        .map_err(io::Error::other)?;
+    for name in storage.list()? {
+        let source = storage.open(&name, Access::Read)?;
+        let target = copy.create_file(&name)?;
+        let length = source.len()?;
+        let mut offset = 0;
+        while offset < length {
+            let chunk = buffer.as_mut_slice();
+            let read = source.read_at(chunk, offset)?;
+            if read == 0 {
+                break;
+            }
+            chunk[read..].fill(0);
+            target.write_at(&chunk[..read.next_multiple_of(SECTOR_BYTES)], offset)?;
+            offset += widen(read);
+        }
+        target.set_len(length)?;
+    }
+    Ok(())
+}
+
+fn widen(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
