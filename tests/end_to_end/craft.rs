@@ -114,11 +114,16 @@ pub(crate) fn payload(number: usize, bytes: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Every file of `storage`, but those that are the storage's own.
+/// Every file of `storage`.
 pub(crate) fn save(storage: &impl Storage) -> Image {
     let mut image = Image::new();
     for name in storage.list().unwrap() {
-        let file = storage.open(&name, Access::Read).unwrap();
+        let file = match storage.open(&name, Access::Read) {
+            Ok(file) => file,
+            // A thread of a log that was just dropped takes back a slot that it did not finish.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => panic!("{name}: {error}"),
+        };
         let bytes = usize::try_from(file.len().unwrap()).unwrap();
         let mut buffer = Buffer::zeroed(storage.alignment(), bytes.max(1)).unwrap();
         let read = file.read_at(buffer.as_mut_slice(), 0).unwrap();

@@ -78,7 +78,7 @@ fn the_first_failed_write_latches_every_call() {
     let read: Vec<Vec<u8>> = wal
         .read_from(Lsn::ZERO)
         .unwrap()
-        .map(|record| record.unwrap().payload().to_vec())
+        .map(|record| record.unwrap().payload)
         .collect();
     assert_eq!(read, [b"early".to_vec(), b"also early".to_vec()], "reading goes on");
 }
@@ -357,7 +357,7 @@ fn a_panic_while_filling_makes_the_record_void() {
     let live: Vec<Vec<u8>> = wal
         .read_from(Lsn::ZERO)
         .unwrap()
-        .map(|record| record.unwrap().payload().to_vec())
+        .map(|record| record.unwrap().payload)
         .collect();
     assert_eq!(live, [b"before".to_vec(), b"after".to_vec()]);
     drop(wal);
@@ -422,7 +422,7 @@ fn the_log_cannot_be_used_while_filling() {
     let live: Vec<Vec<u8>> = wal
         .read_from(start)
         .unwrap()
-        .map(|record| record.unwrap().payload().to_vec())
+        .map(|record| record.unwrap().payload)
         .collect();
     assert_eq!(live, [b"pending".to_vec(), b"other".to_vec(), b"outer".to_vec()]);
 }

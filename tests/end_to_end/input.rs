@@ -5,7 +5,13 @@ use crate::craft::{
     BLOCK_BYTES, Image, Records, SEGMENT_BYTES, append, edit, flip, kind, load, open, payload,
     put_file, read_all, save, slot, small, unpack,
 };
-use std::{collections::BTreeMap, fs, ops::Range, thread};
+use std::{
+    collections::BTreeMap,
+    fs,
+    ops::Range,
+    thread,
+    time::{Duration, Instant},
+};
 use wal::{
     Create, ErrorKind, Lsn, Options, Verdict, VerifyVerdict,
     io::{Access, Directory, File, Memory, Storage},
@@ -55,6 +61,7 @@ fn subject(name: &'static str, records_max: usize, end: End) -> Subject {
             _ => records.push(append(&wal, &payload(number, 20 * number))),
         }
     }
+    wait_for_successor(&storage);
     let unvouched = match end {
         End::Close => {
             wal.close().unwrap();
@@ -87,6 +94,24 @@ fn subject(name: &'static str, records_max: usize, end: End) -> Subject {
     Subject { name, image, records, unvouched, tail }
 }
 
+/// Waits until the segment after the last one that holds a frame is prepared: before, nothing would
+/// tell that the last one is missing.
+fn wait_for_successor(storage: &Memory) {
+    let start = Instant::now();
+    loop {
+        let image = save(storage);
+        let sequences = image.values().filter(|bytes| bytes.starts_with(b"walSegmt"));
+        let is_empty = |bytes: &&Vec<u8>| bytes[4096..].iter().all(|byte| *byte == 0);
+        if sequences.filter(is_empty).count() == 1 {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "no segment is prepared");
+        thread::yield_now();
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
 #[derive(Clone, Copy)]
 enum End {
     Close,
@@ -96,16 +121,14 @@ enum End {
 
 fn subjects() -> Vec<Subject> {
     vec![
-        subject("closed", 50, End::Close),
-        subject("crashed", 50, End::Crash),
-        subject("crashed early in its second segment", FIRST_SEGMENT_RECORDS + 1, End::Crash),
-        subject("crashed before its second segment", FIRST_SEGMENT_RECORDS, End::Crash),
-        subject("crashed and reopened", 50, End::Reopen),
+        subject("closed", 44, End::Close),
+        subject("crashed", 44, End::Crash),
+        subject("crashed after the first frame of its second segment", 27, End::Crash),
+        subject("crashed when its first segment was full", 26, End::Crash),
+        subject("crashed before", 18, End::Crash),
+        subject("crashed and reopened", 42, End::Reopen),
     ]
 }
-
-/// So many of the records fit the first segment. Checked below.
-const FIRST_SEGMENT_RECORDS: usize = 11;
 
 /// The slot that says it is segment `sequence`.
 fn home_of(image: &Image, sequence: u64) -> String {
@@ -179,8 +202,11 @@ enum Outcome {
 #[test]
 fn every_flipped_byte_is_found_or_harmless() {
     let subjects = subjects();
-    let used = |subject: &Subject| subject.tail / SEGMENT_BYTES;
-    assert_eq!(subjects.iter().map(used).collect::<Vec<_>>(), [1, 1, 1, 0, 1]);
+    let place = |subject: &Subject| {
+        (subject.tail / SEGMENT_BYTES, subject.tail % SEGMENT_BYTES / BLOCK_BYTES)
+    };
+    let places: Vec<_> = subjects.iter().map(place).collect();
+    assert_eq!(places, [(1, 15), (1, 14), (1, 2), (1, 0), (0, 15), (1, 13)]);
     thread::scope(|scope| {
         for subject in &subjects {
             scope.spawn(|| {
@@ -298,8 +324,8 @@ fn verification_agrees_with_the_open() {
 /// Somebody copied the wrong file over a segment: random bytes, zeros, text, another log's segment.
 #[test]
 fn foreign_bytes_as_a_segment_are_refused() {
-    let subject = subject("closed", 50, End::Close);
-    let other = self::subject("other", 50, End::Close);
+    let subject = subject("closed", 44, End::Close);
+    let other = self::subject("other", 44, End::Close);
     let length = usize::try_from(SEGMENT_BYTES).unwrap();
     for sequence in 0..2 {
         let name = home_of(&subject.image, sequence);
@@ -326,7 +352,7 @@ fn foreign_bytes_as_a_segment_are_refused() {
 /// that were used are there: this is never taken for a place where a new log can be made.
 #[test]
 fn damaged_identity_never_starts_a_new_log() {
-    let subject = subject("closed", 50, End::Close);
+    let subject = subject("closed", 44, End::Close);
     let other = self::subject("other", 3, End::Close);
     let mut longer = subject.image["identity"].clone();
     longer.push(0);
@@ -382,24 +408,40 @@ fn missing_and_doubled_segments_are_corruption() {
         while wal.durable_lsn().get() < 4 * SEGMENT_BYTES + 3 * BLOCK_BYTES {
             records.push(append(&wal, &payload(records.len(), 9000)));
         }
+        wait_for_successor(&storage);
         wal.close().unwrap();
     }
     let image = save(&storage);
-    for sequence in 0..5 {
+    for sequence in 0..6 {
         let name = home_of(&image, sequence);
-        let mut missing = image.clone();
-        missing.remove(&name);
-        let outcome = read_all(&small(), &load(&missing));
-        assert_eq!(kind(&outcome), Some(ErrorKind::Corrupt), "segment {sequence} is missing");
-
         let mut doubled = image.clone();
         doubled.insert(slot(77), image[&name].clone());
         let outcome = read_all(&small(), &load(&doubled));
         assert_eq!(kind(&outcome), Some(ErrorKind::Corrupt), "segment {sequence} is there twice");
+
+        let mut missing = image.clone();
+        missing.remove(&name);
+        let outcome = read_all(&small(), &load(&missing));
+        if sequence == 5 {
+            assert_eq!(outcome.unwrap().0, records, "it was only prepared");
+        } else {
+            assert_eq!(kind(&outcome), Some(ErrorKind::Corrupt), "segment {sequence} is missing");
+        }
     }
     // All of them, but not the identity.
     let only = Image::from([("identity".to_owned(), image["identity"].clone())]);
     assert_refused_unchanged(&only, ErrorKind::Corrupt, "an identity without a segment");
+
+    // Everything from some segment on: an older state of the log, as far as its bytes can tell. Only
+    // who remembers more is told.
+    let mut older = image;
+    older.remove(&home_of(&older, 5));
+    older.remove(&home_of(&older, 4));
+    let (found, _) = read_all(&small(), &load(&older)).unwrap();
+    assert_eq!(found, records[..found.len()]);
+    assert!(found.len() < records.len());
+    let expecting = small().expect_at_least(Lsn::new(records[records.len() - 1].0));
+    assert_eq!(kind(&read_all(&expecting, &load(&older))), Some(ErrorKind::Corrupt));
 }
 
 /// Others put their own things into the directory: files, directories, names that almost look like
@@ -799,7 +841,7 @@ fn hostile_headers_are_answered_without_allocating() {
 /// at most, whatever they are.
 #[test]
 fn random_blocks_behind_the_tail_are_not_records() {
-    let subject = subject("crashed", 50, End::Crash);
+    let subject = subject("crashed", 44, End::Crash);
     for seed in 0..200_usize {
         let storage = load(&subject.image);
         let name = home_of(&subject.image, subject.tail / SEGMENT_BYTES);
@@ -828,7 +870,7 @@ fn random_blocks_behind_the_tail_are_not_records() {
 /// one format.
 #[test]
 fn log_moves_between_storages() {
-    let subject = subject("closed", 50, End::Close);
+    let subject = subject("closed", 44, End::Close);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     unpack(&subject.image, &path);

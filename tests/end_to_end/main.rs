@@ -1,0 +1,5 @@
+//! The log from outside: one file for each kind of story.
+
+mod async_use;
+mod commit;
+mod failure;

@@ -14,6 +14,7 @@ use std::{
     ops::Range,
     path::PathBuf,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 use wal::io::{Access, File, LockError, Memory, Profile, Storage};
@@ -189,6 +190,7 @@ struct State {
     gates: Vec<GateState>,
     next_gate: u64,
     events: Vec<Event>,
+    latency: Duration,
     frozen: Option<Duration>,
     looks_at_frozen: u64,
 }
@@ -246,6 +248,11 @@ impl Control {
         Gate { control: self.clone(), number }
     }
 
+    /// Makes every durable write take at least so long, as on a disk: others get to sleep meanwhile.
+    pub fn set_latency(&self, latency: Duration) {
+        self.0.state.lock().latency = latency;
+    }
+
     /// Stops the clock that the log sees, until [`Control::thaw`].
     pub fn freeze(&self, now: Duration) {
         let mut state = self.0.state.lock();
@@ -263,15 +270,10 @@ impl Control {
         self.wait_until("looks at the clock", |state| state.looks_at_frozen >= times);
     }
 
-    /// Waits until `count` calls of `verb` have been started in all.
-    pub fn wait_for_count(&self, verb: Verb, count: u64) {
-        self.wait_until("calls", |state| state.counts.get(&verb).copied().unwrap_or(0) >= count);
-    }
-
-    /// Waits until one of these calls has been answered with `Ok`.
-    pub fn wait_for_done(&self, on: &On) {
-        let is_done = |event: &Event| matches!(event, Event::Done(call) if on.means(call));
-        self.wait_until("the end of a call", |state| state.events.iter().any(is_done));
+    /// Waits until one of these calls has been started.
+    pub fn wait_for_start(&self, on: &On) {
+        let is_start = |event: &Event| matches!(event, Event::Start(call) if on.means(call));
+        self.wait_until("a call", |state| state.events.iter().any(is_start));
     }
 
     fn wait_until(&self, what: &str, condition: impl Fn(&State) -> bool) {
@@ -298,7 +300,11 @@ impl Control {
             .filter(|fault| fault.on.means(&call))
             .fold(None, |found, fault| found.or_else(|| fault.strike()));
         let passed = self.pass_gates(&mut state, &call);
+        let latency = state.latency;
         drop(state);
+        if call.verb == Verb::WriteDurable && !latency.is_zero() {
+            thread::sleep(latency);
+        }
         let result = match (passed, fault) {
             (false, _) => Err(io::Error::other("a test forgot a gate")),
             (true, None) => work(Effect::Whole),

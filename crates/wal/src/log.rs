@@ -1,11 +1,12 @@
-//! [`Wal`]: the handle.
+//! [`Wal`]: the handle, and how it is got.
 
 use crate::{
-    Lsn, Result, Ticket,
+    Lsn, OpenReport, Replay, Result, Ticket,
     batch::Batch,
-    commit::{Engine, Stats},
+    commit::{Engine, Start, Stats, Verdict},
     format::{Identity, RecordKind},
     io::{Directory, Storage},
+    recovery,
     ticket::AppendFuture,
 };
 use std::{fmt, sync::Arc};
@@ -21,11 +22,51 @@ pub struct Wal<S: Storage = Directory> {
     engine: Arc<Engine<S>>,
 }
 
-impl<S: Storage> Wal<S> {
-    pub(crate) fn new(engine: Arc<Engine<S>>) -> Self {
-        Self { engine }
+impl<S: Storage> Replay<S> {
+    /// Makes the verdict durable and gives the log for writing.
+    ///
+    /// Intact frames above the cut are kept aside in a file of their own; then an empty frame of the
+    /// new epoch is written at the tail, so that what was reported as cut can never come back.
+    ///
+    /// # Errors
+    /// The error that [`Replay::next`] returned, if it did.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if records are unread and
+    /// [`Replay::skip_rest`] was not called. [`NoSpace`](crate::ErrorKind::NoSpace) if there is no
+    /// room for what has to be written; a log of which nothing was cut opens on a full disk too.
+    pub fn finish(self) -> Result<(Wal<S>, OpenReport)> {
+        let (mut recovered, options) = self.into_recovered()?;
+        recovery::keep_cut(&mut recovered)?;
+        let verdict = if recovered.cut.is_some() { Verdict::Cut } else { Verdict::NothingCut };
+        let begun = recovered.is_begun();
+        let mut report = recovered.report;
+        let settings = options.settings(&recovered.identity);
+        let start = Start {
+            storage: recovered.storage,
+            lock: recovered.lock,
+            identity: recovered.identity,
+            epoch: recovered.epoch,
+            incarnation: recovered.incarnation,
+            tail: recovered.tail.lsn,
+            chain: recovered.tail.previous_crc,
+            ordinal: recovered.tail.next_ordinal,
+            segments: recovered.segments,
+            successor: recovered.successor,
+            free: recovered.free,
+            next_slot_number: recovered.next_slot_number,
+            checkpoint: recovered.checkpoint,
+            begun,
+        };
+        let engine = Engine::new(start, settings)?;
+        // Dropped on an error, which ends what was started and gives the lock back.
+        let wal = Wal { engine };
+        wal.engine.write_opening(verdict)?;
+        // What the probe measured is known only now.
+        report.profile = wal.engine.storage().profile();
+        Ok((wal, report))
     }
+}
 
+impl<S: Storage> Wal<S> {
     pub(crate) fn engine(&self) -> &Arc<Engine<S>> {
         &self.engine
     }

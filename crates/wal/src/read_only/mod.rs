@@ -397,9 +397,10 @@ impl<S: Storage> ReadOnlyRecords<'_, S> {
                 Step::Stop(stop) => stop,
             };
             if self.index + 1 == self.segments.len() || unused.is_some() {
+                let is_reused = !self.log.is_still(segment);
                 let (index, stop) = unused.unwrap_or((self.index, stop));
                 let segment = self.segments.get(index).unwrap_or(segment);
-                return Err(self.verdict(segment, stop));
+                return Err(self.verdict(segment, stop, is_reused));
             }
             unused = Some((self.index, stop));
             self.index += 1;
@@ -414,10 +415,10 @@ impl<S: Storage> ReadOnlyRecords<'_, S> {
         }
     }
 
-    /// The error for a place where no frame belongs: whoever reads a log in use looks at the header
-    /// once more before calling anything damaged.
-    fn verdict(&self, segment: &Segment<S::File>, stop: Stop) -> Error {
-        if !self.log.is_still(segment) {
+    /// The error for a place where no frame belongs: whoever reads a log in use looks at the headers
+    /// once more, of this segment and of the next, before calling anything damaged.
+    fn verdict(&self, segment: &Segment<S::File>, stop: Stop, is_next_reused: bool) -> Error {
+        if is_next_reused || !self.log.is_still(segment) {
             return Error::new(ErrorKind::Released, "the segment was reused meanwhile")
                 .with_path(self.log.storage.path().join(&segment.slot.name))
                 .with_segment(segment.sequence)

@@ -147,9 +147,13 @@ fn check<S: Storage>(
     let follows = next.and_then(|next| next.first).zip(scan.last);
     let is_whole = follows.is_some_and(|((first, _), (last, crc))| first.follows(&last, crc));
     let is_neighbour = next.is_some_and(|next| next.segment.sequence == scan.segment.sequence + 1);
-    // Room that no frame used, or the log's end; or a segment that was reused meanwhile, whose
-    // records nobody needs.
-    if (is_whole && is_neighbour) || !is_still(storage, identity, &scan.segment) {
+    // Room that no frame used.
+    if is_whole && is_neighbour {
+        return;
+    }
+    // A segment that was reused meanwhile was released, and so were all before it.
+    let is_reused = |scan: &SegmentScan<S::File>| !is_still(storage, identity, &scan.segment);
+    if is_reused(scan) || next.is_some_and(is_reused) {
         return;
     }
     let stop = copy(&scan.stop);

@@ -6,14 +6,17 @@ why it stops, and leaves to others what that means. Nothing here ever writes.
 
 - `window`: a stretch of a file in aligned memory
 - `ahead`: the next stretches, read on other threads meanwhile
+- `cursor`: records in a frame that was checked
 - `walker`: frames, their chain, and what stands where none belongs
 */
 
 mod ahead;
+mod cursor;
 mod walker;
 mod window;
 
 pub(crate) use ahead::Stretch;
+pub(crate) use cursor::Cursor;
 pub(crate) use walker::{Found, FrameWalker, Sight, Step, Stop, StopKind};
 
 use crate::io::File;

@@ -231,6 +231,8 @@ fn recover<S: Storage>(
 }
 
 #[cfg(test)]
+pub(crate) mod flaky;
+#[cfg(test)]
 pub(crate) mod handmade;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use super::{
     Missing, Recovered, Verdict,
+    flaky::Flaky,
     handmade::{BLOCK, Handmade, SEGMENT, get, policy, put},
     keep_cut, open,
 };
@@ -633,4 +634,72 @@ fn a_slot_reads_as_long_as_it_is() {
     file.set_len(SEGMENT + 4096).unwrap();
     let found = open(Arc::new(storage), &policy()).unwrap();
     assert_eq!(found.report.warnings.len(), 1);
+}
+
+fn open_flaky(
+    log: &Handmade,
+    slot: u32,
+    bad: std::ops::Range<u64>,
+    unreadable_is_torn: bool,
+) -> Result<Recovered<Flaky>> {
+    let storage = Flaky::new(log.storage());
+    storage.spoil(&format!("slot-{slot:06}"), bad);
+    open(Arc::new(storage), &super::Policy { unreadable_is_torn, ..policy() })
+}
+
+#[test]
+fn a_read_error_above_every_mark_is_refused_unless_the_caller_says_torn() {
+    let mut log = two_segments();
+    let last = log.records.keys().next_back().unwrap() / BLOCK * BLOCK;
+    // In the last frame, which nobody vouches for; in the room behind it; far behind it.
+    for (at, tail) in [(last, last), (log.lsn, log.lsn), (2 * SEGMENT - BLOCK, log.lsn)] {
+        let bad = at - SEGMENT..at - SEGMENT + 10;
+        let error = open_flaky(&log, 1, bad.clone(), false).err().unwrap();
+        assert_eq!((error.kind(), error.lsn()), (ErrorKind::Io, Some(Lsn::new(at))));
+        assert_eq!((error.segment(), error.offset()), (Some(1), Some(at - SEGMENT)));
+        let found = open_flaky(&log, 1, bad, true).unwrap();
+        assert_eq!(found.report.cut.map(|cut| cut.at.get()), Some(tail));
+    }
+    // Once somebody vouches for the frame, nobody may call it torn.
+    log.empty(Purpose::Close);
+    let bad = last - SEGMENT..last - SEGMENT + 10;
+    for torn in [false, true] {
+        let error = open_flaky(&log, 1, bad.clone(), torn).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(std::error::Error::source(&error).is_some());
+    }
+}
+
+#[test]
+fn a_read_error_where_it_matters_not_is_survived() {
+    let mut log = two_segments();
+    // Room that no frame of the first segment used.
+    assert!(open_flaky(&log, 0, SEGMENT - 10..SEGMENT, false).is_ok());
+    // The header of a slot that holds nothing, but not of one that does.
+    log.files.insert(2, vec![0; usize::try_from(SEGMENT).unwrap()]);
+    let found = open_flaky(&log, 2, 0..1, false).unwrap();
+    assert_eq!((found.free.len(), found.free[0].origin), (1, Origin::Recycled));
+    for slot in [0, 1] {
+        assert!(open_flaky(&log, slot, 0..1, true).is_err());
+    }
+    let error = open_flaky(&log, 2, 0..SEGMENT, true).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Io);
+}
+
+#[test]
+fn a_bad_sector_in_an_older_segment_costs_the_records_before_it_nothing() {
+    let mut log = two_segments();
+    log.segment(2, 2, Origin::Zeroed);
+    log.mark = log.lsn;
+    log.enter(2);
+    log.frame(&[b"seven"]);
+    let storage = Flaky::new(log.storage());
+    let third = *log.records.keys().nth(4).unwrap();
+    storage.spoil("slot-000000", third..third + 1);
+    let mut replay = Replay::open(storage, policy(), Options::default()).unwrap();
+    for _ in 0..4 {
+        assert!(replay.next().unwrap().is_some());
+    }
+    let error = replay.next().unwrap_err();
+    assert_eq!((error.kind(), error.offset()), (ErrorKind::Corrupt, Some(third / BLOCK * BLOCK)));
 }

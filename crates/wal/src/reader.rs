@@ -1,0 +1,275 @@
+//! [`Reader`] and [`Follow`]: reading while the log is written.
+
+use crate::{
+    Error, ErrorKind, Lsn, Record, Result, Wal,
+    commit::Engine,
+    io::{Directory, Storage},
+    reading::{Cursor, FrameWalker, Step, Stop},
+    replay::damage,
+    slots::Segment,
+};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// The durable records of a log that is open for writing, in order.
+///
+/// It pins the segment it reads: a checkpoint does not have it reused under the reader. It ends at the
+/// durable mark; asked again later, it goes on from there. It outlives the handle.
+pub struct Reader<S: Storage = Directory> {
+    engine: Arc<Engine<S>>,
+    walker: FrameWalker<S::File>,
+    /// The segment that is being read, pinned.
+    segment: Option<Segment<S::File>>,
+    sequence: u64,
+    /// Where the segment before stopped with room left, until its successor proves it unused.
+    unused: Option<(Segment<S::File>, Stop)>,
+    cursor: Cursor,
+    from: Lsn,
+    failure: Option<Error>,
+}
+
+/// A record that owns its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OwnedRecord {
+    /// Where it stands.
+    pub lsn: Lsn,
+    /// How many records of any kind the log had before it.
+    pub ordinal: u64,
+    /// Whether it is the last record of its batch.
+    pub ends_batch: bool,
+    /// Its bytes.
+    pub payload: Vec<u8>,
+}
+
+impl From<Record<'_>> for OwnedRecord {
+    fn from(record: Record<'_>) -> Self {
+        Self {
+            lsn: record.lsn(),
+            ordinal: record.ordinal(),
+            ends_batch: record.ends_batch(),
+            payload: record.payload().to_vec(),
+        }
+    }
+}
+
+impl<S: Storage> Wal<S> {
+    /// Reads the durable records from `lsn` on, or from the first one after it: also while others
+    /// append.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Released`] below the start mark; [`ErrorKind::InvalidInput`] past the tail;
+    /// [`ErrorKind::Forked`].
+    pub fn read_from(&self, lsn: Lsn) -> Result<Reader<S>> {
+        Reader::new(self.engine(), lsn)
+    }
+
+    /// The same, but goes on with the live tail: [`Follow::next`] waits for the next durable record.
+    ///
+    /// # Errors
+    /// As [`Wal::read_from`].
+    pub fn follow(&self, lsn: Lsn) -> Result<Follow<S>> {
+        Ok(Follow { reader: self.read_from(lsn)? })
+    }
+}
+
+impl<S: Storage> Reader<S> {
+    fn new(engine: &Arc<Engine<S>>, from: Lsn) -> Result<Self> {
+        engine.check_caller()?;
+        let start_mark = engine.start_mark();
+        if from < start_mark {
+            return Err(Error::new(ErrorKind::Released, "the records here were released")
+                .with_lsn(from)
+                .with_expected_found(format!("at least {start_mark}"), from));
+        }
+        let appended = engine.appended();
+        if from > appended {
+            return Err(Error::new(ErrorKind::InvalidInput, "past the log's tail")
+                .with_lsn(from)
+                .with_expected_found(format!("at most {appended}"), from));
+        }
+        let identity = *engine.identity();
+        Ok(Self {
+            engine: Arc::clone(engine),
+            walker: FrameWalker::new(identity, engine.storage().alignment()),
+            segment: None,
+            sequence: from.get() / identity.segment_bytes,
+            unused: None,
+            cursor: Cursor::default(),
+            from,
+            failure: None,
+        })
+    }
+
+    /// The next durable record, lent; `None` while there is none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] where a frame is damaged, [`ErrorKind::Released`] where a checkpoint was
+    /// faster than the reader. The same is answered to every later call.
+    pub fn next_record(&mut self) -> Result<Option<Record<'_>>> {
+        loop {
+            if let Some(place) = self.cursor.next(self.walker.payload(), self.from) {
+                let found = place.record(self.walker.payload());
+                return Ok(found.map(|(record, ordinal)| Record::new(&record, ordinal)));
+            }
+            if !self.next_frame()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn next_frame(&mut self) -> Result<bool> {
+        self.cursor = Cursor::default();
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        let answer = self.engine.check_caller().and_then(|()| self.step());
+        if let Err(error) = &answer {
+            self.failure = Some(error.clone());
+        }
+        answer
+    }
+
+    fn step(&mut self) -> Result<bool> {
+        loop {
+            // Read once: everything below was durable before, so it is there and never changes.
+            let durable = self.engine.durable();
+            if self.segment.is_none() {
+                self.segment = self.enter(durable)?;
+            }
+            let Some(segment) = &self.segment else { return Ok(false) };
+            let stop = match self.walker.next(segment, durable) {
+                Step::Frame(frame) => {
+                    self.cursor = Cursor::at_frame(&frame.header);
+                    self.unused = None;
+                    return Ok(true);
+                }
+                Step::Limit => return Ok(false),
+                Step::End => None,
+                Step::Stop(stop) => Some(stop),
+            };
+            // The durable mark lies in a later segment: what is here is room that no frame used, which
+            // the first frame there proves by the chain, or damage.
+            let is_over = durable > segment.end(self.engine.identity());
+            match (stop, self.unused.take()) {
+                (None, _) if !is_over => return Ok(false),
+                (Some(_), Some((segment, stop))) => return Err(self.damage(&segment, stop, durable)),
+                (Some(stop), None) if !is_over => {
+                    return Err(self.damage(segment, stop, durable));
+                }
+                (stop, _) => {
+                    self.unused = stop.zip(self.segment.take()).map(|(stop, segment)| (segment, stop));
+                    self.segment = None;
+                    self.sequence += 1;
+                }
+            }
+        }
+    }
+
+    fn damage(&self, segment: &Segment<S::File>, stop: Stop, durable: Lsn) -> Error {
+        damage(&**self.engine.storage(), segment, stop, durable)
+    }
+
+    /// Pins the next segment, once a frame of it is durable.
+    fn enter(&self, durable: Lsn) -> Result<Option<Segment<S::File>>> {
+        let identity = self.engine.identity();
+        let base = self.sequence.saturating_mul(identity.segment_bytes);
+        let first_frame = base.saturating_add(identity.block_bytes.into());
+        if durable.get() <= first_frame {
+            return Ok(None);
+        }
+        match self.engine.segment_at(Lsn::new(base)) {
+            Some(segment) => Ok(Some(segment)),
+            None => Err(Error::new(ErrorKind::Released, "a checkpoint released what comes next")
+                .with_segment(self.sequence)
+                .with_lsn(Lsn::new(base))),
+        }
+    }
+}
+
+impl<S: Storage> Iterator for Reader<S> {
+    type Item = Result<OwnedRecord>;
+
+    /// The next durable record, copied. Ends at the durable mark; after an error, too.
+    fn next(&mut self) -> Option<Result<OwnedRecord>> {
+        if self.failure.is_some() {
+            return None;
+        }
+        self.next_record().map(|record| record.map(OwnedRecord::from)).transpose()
+    }
+}
+
+/// The durable records of a log, and those that become durable later.
+pub struct Follow<S: Storage = Directory> {
+    reader: Reader<S>,
+}
+
+impl<S: Storage> Follow<S> {
+    /// The next record, waiting until it is durable; `None` when the log was closed, dropped or
+    /// latched, and all that was durable has been read.
+    ///
+    /// # Errors
+    /// As [`Reader::next_record`].
+    #[expect(clippy::should_implement_trait, reason = "it lends: an iterator cannot")]
+    pub fn next(&mut self) -> Result<Option<Record<'_>>> {
+        self.wait(None)?;
+        self.reader.next_record()
+    }
+
+    /// The same for `timeout` at most.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TimedOut`], and as [`Reader::next_record`].
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Record<'_>>> {
+        if !self.wait(Some(timeout))? {
+            return Err(Error::new(ErrorKind::TimedOut, "nothing became durable"));
+        }
+        self.reader.next_record()
+    }
+
+    /// Waits until there is a record, or will never be one; `false` if the time was up first.
+    fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
+        let storage = Arc::clone(self.reader.engine.storage());
+        let deadline = timeout.map(|time| storage.now().saturating_add(time));
+        loop {
+            let seen = self.reader.engine.durable();
+            if self.reader.has_next()? {
+                return Ok(true);
+            }
+            let remaining = deadline.map(|at| at.saturating_sub(storage.now()));
+            if remaining == Some(Duration::ZERO) {
+                return Ok(false);
+            }
+            let goes_on = self.reader.engine.wait_for_progress(seen, remaining)?;
+            if !goes_on && self.reader.engine.durable() == seen {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+impl<S: Storage> Reader<S> {
+    /// Whether there is a durable record that was not read, without reading it.
+    fn has_next(&mut self) -> Result<bool> {
+        loop {
+            let mut look = self.cursor;
+            if look.next(self.walker.payload(), self.from).is_some() {
+                return Ok(true);
+            }
+            if !self.next_frame()? {
+                return Ok(false);
+            }
+        }
+    }
+}
+
+impl<S: Storage> fmt::Debug for Reader<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("cursor", &self.cursor).finish_non_exhaustive()
+    }
+}
+
+impl<S: Storage> fmt::Debug for Follow<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follow").field("reader", &self.reader).finish_non_exhaustive()
+    }
+}
