@@ -106,7 +106,10 @@ fn nothing_is_written_or_synced_after_the_failure() {
     drop(wal);
     assert_eq!(control.writes_and_syncs(), written);
     let events = control.events();
-    let failure = events.iter().position(|event| matches!(event, Event::Failed(_))).unwrap();
+    let is_failure = |event: &Event| {
+        matches!(event, Event::Failed(call) if call.verb == Verb::WriteDurable)
+    };
+    let failure = events.iter().position(is_failure).unwrap();
     let later: Vec<&Event> = events[failure + 1..]
         .iter()
         .filter(|event| matches!(event, Event::Start(call) if call.verb != Verb::Read))

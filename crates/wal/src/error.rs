@@ -203,8 +203,7 @@ impl Error {
 }
 
 /// Whether `error` says that there is no room: the disk, a quota, or a limit on the file's size.
-#[must_use]
-pub fn is_no_space(error: &io::Error) -> bool {
+fn is_no_space(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge

@@ -22,9 +22,8 @@ impl FrameBuffer {
     /// # Panics
     /// If the buffer of the frame that had this place before is still there.
     pub(crate) fn install(&self, buffer: Buffer) {
-        let header = buffer.reserve(FRAME_HEADER_BYTES);
-        assert!(header.is_some(), "a frame buffer holds at least a block");
-        drop(header);
+        let header_fits = buffer.reserve(FRAME_HEADER_BYTES).is_some();
+        assert!(header_fits, "a frame buffer holds at least a block");
         let mut place = self.0.write();
         assert!(place.is_none(), "a frame's place is reused only after its buffer has left it");
         *place = Some(buffer);

@@ -112,11 +112,7 @@ impl<S: Storage> Wal<S> {
     ///
     /// # Panics
     /// If `fill` does: the record is void then, and nobody ever reads it.
-    pub fn append_with(
-        &self,
-        length: usize,
-        fill: impl FnOnce(&mut [u8]),
-    ) -> Result<Ticket<S>> {
+    pub fn append_with(&self, length: usize, fill: impl FnOnce(&mut [u8])) -> Result<Ticket<S>> {
         let place = self.engine.append_filled(length, RecordKind::Data, fill)?;
         Ok(Ticket::new(&self.engine, place))
     }
@@ -154,7 +150,8 @@ impl<S: Storage> Wal<S> {
         self.engine.durable()
     }
 
-    /// The end of the last record that was appended.
+    /// Where the log ends: behind the last record that was appended, and never below the durable
+    /// mark.
     #[must_use]
     pub fn appended_lsn(&self) -> Lsn {
         self.engine.appended()

@@ -182,8 +182,8 @@ impl Options {
     /// As [`Options::open`].
     pub fn open_in<S: Storage>(&self, storage: S) -> Result<Replay<S>> {
         self.check()?;
-        let identity =
-            Identity::new(LogId([0; 16]), self.segment_bytes, self.block_bytes, 0).ok_or_else(|| {
+        let identity = Identity::new(LogId([0; 16]), self.segment_bytes, self.block_bytes, 0)
+            .ok_or_else(|| {
                 out_of_range("segment_bytes or block_bytes", "16 blocks to 256 MiB, 512 to 65536")
             })?;
         let policy = Policy {

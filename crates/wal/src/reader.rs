@@ -152,12 +152,15 @@ impl<S: Storage> Reader<S> {
             let is_over = durable > segment.end(self.engine.identity());
             match (stop, self.unused.take()) {
                 (None, _) if !is_over => return Ok(false),
-                (Some(_), Some((segment, stop))) => return Err(self.damage(&segment, stop, durable)),
+                (Some(_), Some((segment, stop))) => {
+                    return Err(self.damage(&segment, stop, durable));
+                }
                 (Some(stop), None) if !is_over => {
                     return Err(self.damage(segment, stop, durable));
                 }
                 (stop, _) => {
-                    self.unused = stop.zip(self.segment.take()).map(|(stop, segment)| (segment, stop));
+                    self.unused =
+                        stop.zip(self.segment.take()).map(|(stop, segment)| (segment, stop));
                     self.segment = None;
                     self.sequence += 1;
                 }

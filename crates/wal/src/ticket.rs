@@ -59,8 +59,7 @@ impl<S: Storage> Ticket<S> {
     /// the write, outside every lock. It should be short; its panics are caught and dropped.
     pub fn on_durable(self, callback: impl FnOnce(Result<Lsn>) + Send + 'static) {
         let lsn = self.place.lsn;
-        let callback =
-            Box::new(move |outcome: Result<(), Error>| callback(outcome.map(|()| lsn)));
+        let callback = Box::new(move |outcome: Result<(), Error>| callback(outcome.map(|()| lsn)));
         self.engine.call_back(self.place, callback);
     }
 

@@ -73,20 +73,14 @@ struct Grant<'a> {
 
 /// The most that fits beside a record in the first frame of a segment: its header and the
 /// checkpoint that is restated there.
-const FIRST_FRAME_OVERHEAD: u64 = 64 + 8 + 8 + 1024;
-
-const _: () = assert!(
-    FIRST_FRAME_OVERHEAD.is_multiple_of(8)
-        && FIRST_FRAME_OVERHEAD as usize
-            == FRAME_HEADER_BYTES + record_bytes(8 + CHECKPOINT_BYTES_MAX)
-);
+const FIRST_FRAME_OVERHEAD: usize = FRAME_HEADER_BYTES + record_bytes(8 + CHECKPOINT_BYTES_MAX);
 
 impl<S: Storage> Engine<S> {
     /// The most room that the records of one frame can take, headers included: what an empty
     /// segment holds without its reserved blocks.
     fn frame_room_max(&self) -> u64 {
         let blocks = (1 + RESERVED_BLOCKS) * self.block.bytes_u64();
-        self.identity.segment_bytes - blocks - FIRST_FRAME_OVERHEAD
+        self.identity.segment_bytes - blocks - to_u64(FIRST_FRAME_OVERHEAD)
     }
 
     /// The longest payload of a record that can be appended, in bytes.
@@ -238,11 +232,11 @@ impl<S: Storage> Engine<S> {
         // Before it takes room, for a refusal must not eat a full disk's last blocks; and again in
         // the critical section that orders it, for of two racing checkpoints the lower one may come
         // second. Only then its room becomes void.
-        check_start_mark(&self.core.lock(), start_mark)?;
+        self.check_start_mark(&self.core.lock(), start_mark)?;
         let mut wait = RoomWait::default();
         let (grant, mut core) = self.reserve_waiting(request, &mut wait)?;
         let room = take_room(&grant, request.bytes);
-        let accepted = check_start_mark(&core, start_mark);
+        let accepted = self.check_start_mark(&core, start_mark);
         if accepted.is_ok() {
             let held = core.checkpoint.get_or_insert_with(|| (start_mark, Vec::new()));
             held.0 = start_mark;
@@ -254,6 +248,18 @@ impl<S: Storage> Engine<S> {
         let kind = if accepted.is_ok() { RecordKind::Checkpoint } else { RecordKind::Void };
         self.encode(room, grant.place.lsn, kind, length, |room| checkpoint.encode(room));
         accepted.map(|()| grant.place)
+    }
+
+    /// A start mark never falls, and never passes the tail.
+    fn check_start_mark(&self, core: &Core<S>, start_mark: Lsn) -> Result<()> {
+        let lowest = core.checkpoint.as_ref().map_or(Lsn::ZERO, |(mark, _)| *mark);
+        let tail = self.end_of_log(core);
+        if (lowest..=tail).contains(&start_mark) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::InvalidInput, "a start mark only grows, up to the tail")
+            .with_lsn(start_mark)
+            .with_expected_found(format!("{lowest} to {tail}"), start_mark))
     }
 
     fn request_one(&self, length: usize, class: Class) -> Result<Request> {
@@ -271,12 +277,12 @@ impl<S: Storage> Engine<S> {
 
     /// A record that fits no pool buffer gets one of its own, and a frame of its own.
     fn allocate_own(&self, wait: &mut RoomWait, request: Request) -> Result<()> {
-        let overhead = to_usize_64(FIRST_FRAME_OVERHEAD);
-        let fits_pool = overhead + request.bytes <= self.pool.buffer_bytes();
+        let bytes = FIRST_FRAME_OVERHEAD + request.bytes;
+        let fits_pool = bytes <= self.pool.buffer_bytes();
         if fits_pool || wait.own.is_some() {
             return Ok(());
         }
-        let buffer = Buffer::zeroed(self.block, overhead + request.bytes).map_err(|error| {
+        let buffer = Buffer::zeroed(self.block, bytes).map_err(|error| {
             Error::new(ErrorKind::Io, format!("memory for a large record: {error}"))
         })?;
         wait.own = Some(buffer);
@@ -586,17 +592,6 @@ impl<S: Storage> Drop for Filling<'_, S> {
     }
 }
 
-/// A start mark never falls, and never passes the tail.
-fn check_start_mark<S: Storage>(core: &Core<S>, start_mark: Lsn) -> Result<()> {
-    let lowest = core.checkpoint.as_ref().map_or(Lsn::ZERO, |(mark, _)| *mark);
-    if (lowest..=core.appended).contains(&start_mark) {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::InvalidInput, "a start mark only grows, up to the tail")
-        .with_lsn(start_mark)
-        .with_expected_found(format!("{lowest} to {}", core.appended), start_mark))
-}
-
 /// The room itself. The buffer's cursor and the frame's `used` move together: both under the lock.
 #[inline]
 fn take_room<'a>(grant: &'a Grant<'_>, bytes: usize) -> Room<'a> {
@@ -619,9 +614,5 @@ pub(super) const fn to_u64(bytes: usize) -> u64 {
 }
 
 fn to_usize(bytes: u32) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
-fn to_usize_64(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }

@@ -1,7 +1,7 @@
 //! One commit: seal, write, acknowledge in order, hand on.
 
 use super::{
-    Engine, STATE_LATCHED, STATE_RUNNING,
+    Engine, STATE_LATCHED,
     append::{advance, to_u64},
     state::{Core, Hook, Stage},
 };
@@ -288,11 +288,6 @@ impl<S: Storage> Engine<S> {
         let mut core = self.core.lock();
         core.in_flight -= 1;
         self.latch(core, error);
-    }
-
-    /// Whether nothing has failed and the log is open.
-    pub(super) fn runs(&self) -> bool {
-        self.state.load(Ordering::SeqCst) == STATE_RUNNING
     }
 }
 

@@ -1,6 +1,6 @@
 //! The two ends of a writer's life: the opening frame and the close.
 
-use super::{Engine, STATE_CLOSED, STATE_CLOSING, STATE_LATCHED, STATE_RUNNING, append::to_u64};
+use super::{Engine, STATE_CLOSED, STATE_CLOSING, STATE_LATCHED, STATE_RUNNING};
 use crate::{
     Error, ErrorKind, Lsn, Result,
     format::{FRAME_HEADER_BYTES, Purpose},
@@ -130,9 +130,6 @@ impl<S: Storage> Engine<S> {
         // A record whose closure still runs is appended: sealing waits for it.
         self.wait(super::Place { lsn: end, last_lsn: end, end, frame }, None)?;
         let mut core = self.core.lock();
-        if !core.unconfirmed && !core.open && core.unwritten == core.next {
-            // The last frame is empty already; only a clean close is not said yet.
-        }
         if self.install_empty(&mut core, Purpose::Close) {
             let frame = core.next - 1;
             let end = core.tail;
@@ -140,10 +137,5 @@ impl<S: Storage> Engine<S> {
             return self.wait(super::Place { lsn: end, last_lsn: end, end, frame }, None);
         }
         Ok(())
-    }
-
-    /// The number of frames that can be in memory at once: for the docs of memory use.
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        to_u64(self.pool.capacity()) * to_u64(self.pool.buffer_bytes())
     }
 }

@@ -230,9 +230,13 @@ impl<S: Storage> Engine<S> {
         Lsn::new(self.durable.load(Ordering::SeqCst))
     }
 
-    /// The end of the last record that was appended.
+    /// The end of the last record that was appended, or of its frame once that is durable.
     pub(crate) fn appended(&self) -> Lsn {
-        self.core.lock().appended
+        self.end_of_log(&self.core.lock())
+    }
+
+    fn end_of_log(&self, core: &Core<S>) -> Lsn {
+        core.appended.max(self.durable())
     }
 
     /// The start mark that is durable.

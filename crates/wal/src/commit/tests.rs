@@ -155,8 +155,15 @@ fn closed_loop_probe() {
     });
     let rate = f64::from(each * writers) / before.elapsed().as_secs_f64();
     let stats = engine.stats();
-    let wall = before.elapsed().as_micros() as f64 / stats.frames as f64; let write = stats.commit_histogram.total().as_micros() as f64 / stats.frames as f64;
-    println!("RESULT {writers}: {rate:.0}/s cycle {wall:.0} write {write:.0} frames {} per {:.1} cohort {} expired {}", stats.frames, f64::from(each*writers)/stats.frames as f64, stats.cohort_waits, stats.cohort_expiries);
+    let wall = before.elapsed().as_micros() as f64 / stats.frames as f64;
+    let write = stats.commit_histogram.total().as_micros() as f64 / stats.frames as f64;
+    println!(
+        "RESULT {writers}: {rate:.0}/s cycle {wall:.0} write {write:.0} frames {} per {:.1} cohort {} expired {}",
+        stats.frames,
+        f64::from(each * writers) / stats.frames as f64,
+        stats.cohort_waits,
+        stats.cohort_expiries
+    );
     engine.close().unwrap();
     let _ = std::fs::remove_dir_all(&dir);
 }

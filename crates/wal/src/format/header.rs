@@ -42,6 +42,7 @@ const SEGMENT_END: usize = SEGMENT_BLOCK_BYTES + 8;
 
 /// What tells one log from every other: 16 random bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "it is its bytes")]
 pub struct LogId(pub [u8; 16]);
 
 impl fmt::Display for LogId {
