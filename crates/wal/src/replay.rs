@@ -281,3 +281,6 @@ impl<S: Storage> fmt::Debug for Replay<S> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

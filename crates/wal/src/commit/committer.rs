@@ -133,7 +133,7 @@ impl<S: Storage> Engine<S> {
             return true;
         }
         let room = self.fits_empty(core);
-        let free_place = core.next - core.first < super::append::to_u64(core.frames.len());
+        let free_place = core.next - core.first < super::reserve::to_u64(core.frames.len());
         if !room || !free_place {
             return false;
         }

@@ -2,7 +2,7 @@
 
 use super::{
     Engine, STATE_LATCHED,
-    append::{advance, to_u64},
+    reserve::{advance, to_u64},
     state::{Core, Hook, Stage},
 };
 use crate::{
@@ -87,8 +87,9 @@ impl<S: Storage> Engine<S> {
             Err(source) => self.fail(&job, source),
         }
         // Zeroed and given back only now: those who wait for the records need not wait for that.
+        let is_own = buffer.as_ref().is_some_and(|buffer| buffer.pool_index().is_none());
         drop(buffer);
-        self.offer_room();
+        self.offer_room(is_own);
     }
 
     /// Fixes the header of frame `front`, in the order of the log, and counts the write.
@@ -268,8 +269,11 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Buffers came back: lets those look who wait for room.
-    fn offer_room(&self) {
+    fn offer_room(&self, is_own: bool) {
         let mut core = self.core.lock();
+        if is_own {
+            core.own_granted = false;
+        }
         if core.room.is_empty() {
             return;
         }

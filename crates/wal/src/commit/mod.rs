@@ -5,7 +5,8 @@ One mutex protects what changes ([`state::Core`]); the bytes of records are copi
 outside it. There is no thread between an append and the disk unless nobody waits: whoever waits
 first while no frame is being written seals the open frame and writes it.
 
-- `append`: reserving room in the open frame, and waiting for it
+- `append`: the ways to append
+- `reserve`: room in the open frame, and waiting for it
 - `drive`: sealing, writing, acknowledging in order, handing on
 - `wait`: blocking, awaiting and being called back; the cohort
 - `committer`: the threads that write what nobody blocks for
@@ -19,6 +20,7 @@ mod committer;
 mod drive;
 mod ends;
 mod prepare;
+mod reserve;
 mod state;
 mod stats;
 mod wait;
@@ -26,8 +28,9 @@ mod wait;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use append::{Place, RoomWait};
+pub(crate) use append::Place;
 pub(crate) use ends::Verdict;
+pub(crate) use reserve::RoomWait;
 pub use stats::{COMMIT_BUCKETS, CommitHistogram, Stats};
 pub(crate) use wait::Registration;
 
@@ -185,6 +188,7 @@ impl<S: Storage> Engine<S> {
             checkpoint: start.checkpoint,
             start_mark,
             room: RoomQueue::default(),
+            own_granted: false,
             cohort: cohort::Cohort::default(),
             committers: Committers::default(),
             failure: None,
@@ -232,7 +236,7 @@ impl<S: Storage> Engine<S> {
 
     /// The end of the last record that was appended, or of its frame once that is durable.
     pub(crate) fn appended(&self) -> Lsn {
-        self.end_of_log(&self.core.lock())
+        self.look(|core| self.end_of_log(core)).unwrap_or_else(|| self.durable())
     }
 
     fn end_of_log(&self, core: &Core<S>) -> Lsn {
@@ -241,11 +245,18 @@ impl<S: Storage> Engine<S> {
 
     /// The start mark that is durable.
     pub(crate) fn start_mark(&self) -> Lsn {
-        self.core.lock().start_mark
+        self.look(|core| core.start_mark).unwrap_or_default()
     }
 
+    /// The counters; all zero in a forked child.
     pub(crate) fn stats(&self) -> Stats {
-        self.core.lock().stats.clone()
+        self.look(|core| core.stats.clone()).unwrap_or_default()
+    }
+
+    /// Looks at the state, for calls that cannot answer `Forked`: a forked child may have inherited
+    /// a locked mutex, and gets `None`.
+    fn look<T>(&self, at: impl FnOnce(&Core<S>) -> T) -> Option<T> {
+        self.witness.same_process().then(|| at(&self.core.lock()))
     }
 
     /// The segment that holds `lsn`, pinned for as long as the result lives; `None` if it was

@@ -1,6 +1,6 @@
 //! The preparer: makes the next segment before it is needed, and gives back slots nobody needs.
 
-use super::{Engine, STATE_LATCHED, append::to_u64, state::Core};
+use super::{Engine, STATE_LATCHED, reserve::to_u64, state::Core};
 use crate::{
     Error, ErrorKind, Result,
     format::{Origin, SegmentHeader},

@@ -53,6 +53,8 @@ pub(super) struct Core<S: Storage> {
     /// The start mark that is durable.
     pub(super) start_mark: Lsn,
     pub(super) room: RoomQueue,
+    /// Whether the one buffer outside the pool is in use.
+    pub(super) own_granted: bool,
     pub(super) cohort: Cohort,
     pub(super) committers: Committers,
     pub(super) failure: Option<Error>,

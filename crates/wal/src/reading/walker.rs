@@ -183,11 +183,6 @@ impl<F: File> FrameWalker<F> {
         self.window.slice(self.payload.clone())
     }
 
-    /// The last frame that belonged: its header and the CRC of it.
-    pub(crate) fn previous(&self) -> Option<(FrameHeader, u32)> {
-        self.previous
-    }
-
     /// How much was read in all.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.window.bytes_read()

@@ -27,7 +27,7 @@ pub(crate) use repair::keep_cut;
 pub use report::{Cut, OpenReport, Verdict};
 pub(crate) use scan::{SegmentScan, scan_segment};
 pub(crate) use survey::{Head, Names, Survey, Surveyed, read_identity};
-pub(crate) use verdict::{CutFrame, CutTail, Examined, check_anchor, examine};
+pub(crate) use verdict::{CutTail, Examined, check_anchor, examine};
 
 use crate::{
     Error, ErrorKind, Lsn, Result,
@@ -99,11 +99,6 @@ pub(crate) struct Recovered<S: Storage> {
 }
 
 impl<S: Storage> Recovered<S> {
-    /// Below it the user needs nothing.
-    pub(crate) fn start_mark(&self) -> Lsn {
-        self.checkpoint.as_ref().map_or(Lsn::ZERO, |(start_mark, _)| *start_mark)
-    }
-
     /// Whether the last segment holds a frame that belongs: before, it may have no successor.
     pub(crate) fn is_begun(&self) -> bool {
         let base = self.segments.last().map_or(Lsn::ZERO, |segment| segment.base);
@@ -234,5 +229,3 @@ fn recover<S: Storage>(
 pub(crate) mod flaky;
 #[cfg(test)]
 pub(crate) mod handmade;
-#[cfg(test)]
-mod tests;

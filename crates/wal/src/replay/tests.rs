@@ -1,22 +1,26 @@
-//! Stories of opens, on logs made by hand.
+//! Stories of opens and replays, on logs made by hand.
 
-use super::{
-    Missing, Recovered, Verdict,
-    flaky::Flaky,
-    handmade::{BLOCK, Handmade, SEGMENT, get, policy, put},
-    keep_cut, open,
-};
+mod damage;
+mod tails;
+
+use super::Replay;
 use crate::{
     Error, ErrorKind, Lsn, Result,
-    format::{Frame, LogId, Origin, Purpose, RecordKind},
+    format::{LogId, Origin, Purpose, RecordKind},
     io::{File, Memory, Storage},
     options::Options,
-    replay::Replay,
+    recovery::{
+        Missing, Policy, Recovered, Verdict,
+        handmade::{BLOCK, Handmade, SEGMENT, policy, put},
+        open,
+    },
 };
 use std::{collections::BTreeMap, sync::Arc};
 
+type Found = (Recovered<Memory>, BTreeMap<u64, Vec<u8>>);
+
 /// Everything a replay yields.
-fn replay(log: &Handmade) -> Result<(Recovered<Memory>, BTreeMap<u64, Vec<u8>>)> {
+fn replay(log: &Handmade) -> Result<Found> {
     let mut replay = Replay::open(log.storage(), policy(), Options::default())?;
     let mut records = BTreeMap::new();
     while let Some(record) = replay.next()? {
@@ -28,10 +32,6 @@ fn replay(log: &Handmade) -> Result<(Recovered<Memory>, BTreeMap<u64, Vec<u8>>)>
 fn refused(log: &Handmade) -> Error {
     let Err(error) = log.open() else { panic!("the log was opened") };
     error
-}
-
-fn cut_at(log: &Handmade) -> Option<u64> {
-    log.open().unwrap().report.cut.map(|cut| cut.at.get())
 }
 
 /// Two segments: three frames fill a part of the first, which the second's frames follow.
@@ -71,8 +71,8 @@ fn a_new_log_is_empty_and_opens_again() {
 
 #[test]
 fn create_says_what_becomes_of_a_missing_log() {
-    let never = super::Policy { create: Missing::Refuse, ..policy() };
-    let new = super::Policy { create: Missing::CreateOnly, ..policy() };
+    let never = Policy { create: Missing::Refuse, ..policy() };
+    let new = Policy { create: Missing::CreateOnly, ..policy() };
     let storage = Memory::new();
     let kind = |answer: Result<Recovered<Memory>>| answer.err().map(|error| error.kind());
     assert_eq!(kind(open(Arc::new(storage.clone()), &never)), Some(ErrorKind::NotFound));
@@ -147,136 +147,6 @@ fn one_flipped_bit_in_the_last_header_loses_no_segment() {
 }
 
 #[test]
-fn a_lost_frame_that_nothing_vouches_for_is_cut_and_what_follows_kept() {
-    let mut log = Handmade::new();
-    log.reopen();
-    log.mark = log.lsn;
-    let kept = log.frame(&[b"acknowledged"]);
-    let lost = log.frame(&[b"in flight, lost"]);
-    let above = log.frame(&[b"in flight, kept"]);
-    log.lose(lost);
-    let storage = log.storage();
-    let mut found = open(Arc::new(storage.clone()), &policy()).unwrap();
-    let cut = found.report.cut.clone().unwrap();
-    assert_eq!((cut.at.get(), cut.segment, cut.offset), (lost, 0, lost));
-    assert_eq!((cut.intact_frames, cut.intact_records, cut.bytes), (1, 1, 2 * BLOCK));
-    assert!(kept < lost);
-    for _ in 0..2 {
-        // The second time is an open that crashed after the copy was made.
-        let name = keep_cut(&mut found).unwrap().unwrap();
-        assert_eq!(name, format!("cut-{lost}-3"));
-        assert_eq!(found.report.cut.as_ref().unwrap().kept_in.as_deref(), Some(&*name));
-        let copy = get(&storage, &name);
-        let block = u32::try_from(BLOCK).unwrap();
-        let frame = Frame::check(LogId([7; 16]), Lsn::new(above), block, &copy[4096..]).unwrap();
-        assert_eq!(frame.records().next().unwrap().payload, b"in flight, kept");
-    }
-    assert!(get(&storage, "slot-000000") == log.files[&0], "nothing else was written");
-}
-
-#[test]
-fn a_lost_frame_that_a_mark_vouches_for_is_corruption() {
-    let mut log = Handmade::new();
-    log.reopen();
-    let lost = log.frame(&[b"acknowledged"]);
-    log.mark = log.lsn;
-    let witness = log.frame(&[b"knows"]);
-    log.lose(lost);
-    let error = refused(&log);
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
-    let place = (error.segment(), error.offset(), error.lsn());
-    assert_eq!(place, (Some(0), Some(lost), Some(Lsn::new(lost))));
-    assert!(error.expected().unwrap().contains(&witness.to_string()), "{error}");
-}
-
-#[test]
-fn a_mark_counts_though_its_frame_is_torn() {
-    let mut log = Handmade::new();
-    log.reopen();
-    let lost = log.frame(&[b"acknowledged"]);
-    log.mark = log.lsn;
-    let witness = log.frame(&[b"knows"]);
-    log.lose(lost);
-    log.at(witness, 512)[80] ^= 1;
-    assert_eq!(refused(&log).kind(), ErrorKind::Corrupt);
-}
-
-#[test]
-fn a_lost_opening_frame_is_vouched_for_by_its_successors() {
-    let mut log = Handmade::new();
-    log.reopen();
-    log.frame(&[b"x"]);
-    let opening = log.reopen();
-    log.mark = log.lsn;
-    log.frame(&[b"y"]);
-    log.lose(opening);
-    assert_eq!(refused(&log).kind(), ErrorKind::Corrupt);
-}
-
-#[test]
-fn ghosts_of_an_older_epoch_do_not_come_back() {
-    // Epoch 2: a (kept), b (lost), c (kept). Cut at b; epoch 3 writes as much as b was.
-    let mut log = Handmade::new();
-    log.reopen();
-    log.mark = log.lsn;
-    log.frame(&[b"a"]);
-    let b = log.frame(&[b"b"]);
-    let c = log.frame(&[b"c"]);
-    log.lose(b);
-    let found = log.open().unwrap();
-    assert_eq!((found.tail.lsn.get(), found.epoch), (b, 3));
-    (log.lsn, log.crc) = (b, found.tail.previous_crc);
-    log.ordinal = found.tail.next_ordinal;
-    log.reopen();
-    assert_eq!(log.lsn, c, "the new frame ends where the ghost begins");
-    log.records.retain(|at, _| *at < b);
-    let (found, records) = replay(&log).unwrap();
-    assert_eq!(records, log.records);
-    assert_eq!((found.tail.lsn.get(), found.report.verdict), (c, Verdict::Clean));
-    // And with a record as the last frame.
-    log.mark = log.lsn;
-    log.frame(&[b"over the ghost"]);
-    assert_eq!(replay(&log).unwrap().1, log.records);
-}
-
-#[test]
-fn each_guard_against_a_ghost_holds_alone() {
-    // The frame after the tail is intact and in place. What is wrong is one thing at a time.
-    let base = || {
-        let mut log = Handmade::new();
-        log.reopen();
-        log.mark = log.lsn;
-        log.frame(&[b"a"]);
-        log.mark = 0;
-        log
-    };
-    let mut older = base();
-    older.epoch -= 1;
-    let tail = older.frame(&[b"older epoch"]);
-    assert_eq!(older.open().unwrap().tail.lsn.get(), tail);
-    // The other guards find a frame of the present epoch, which no crash leaves there.
-    let changes: [fn(&mut Handmade); 3] =
-        [|log| log.incarnation += 1, |log| log.crc ^= 1, |log| log.ordinal += 1];
-    for change in changes {
-        let mut log = base();
-        change(&mut log);
-        log.frame(&[b"does not follow"]);
-        assert_eq!(refused(&log).kind(), ErrorKind::Corrupt);
-    }
-}
-
-#[test]
-fn the_epoch_rises_above_everything_seen() {
-    let mut log = two_segments();
-    let tail = log.lsn;
-    log.lsn += BLOCK;
-    log.epoch = 40;
-    log.frame(&[b"cut, of a later epoch"]);
-    let found = log.open().unwrap();
-    assert_eq!((found.epoch, found.tail.lsn.get()), (41, tail));
-}
-
-#[test]
 fn stale_frames_of_a_recycled_slot_mean_nothing() {
     let mut log = two_segments();
     log.checkpoint(SEGMENT, b"state");
@@ -301,47 +171,6 @@ fn unused_room_is_not_damage() {
     let unused = usize::try_from(SEGMENT - 2 * BLOCK).unwrap();
     log.files.get_mut(&0).unwrap()[unused..][..100].fill(0xaa);
     assert_eq!(replay(&log).unwrap().1, log.records);
-}
-
-#[test]
-fn the_tail_may_be_the_end_of_its_segment() {
-    let mut log = Handmade::new();
-    log.reopen();
-    while log.lsn < SEGMENT {
-        log.mark = log.lsn;
-        log.frame(&[b"fill"]);
-    }
-    assert_eq!(log.open().unwrap().tail.lsn.get(), SEGMENT);
-    log.segment(1, 1, Origin::Zeroed);
-    let found = log.open().unwrap();
-    assert_eq!((found.tail.lsn.get(), found.segments.len()), (SEGMENT, 1));
-    assert_eq!(found.successor.map(|segment| segment.sequence), Some(1));
-    log.enter(1);
-    log.mark = SEGMENT;
-    log.frame(&[b"next"]);
-    let (found, records) = replay(&log).unwrap();
-    assert_eq!((found.segments.len(), records), (2, log.records));
-}
-
-#[test]
-fn a_torn_first_frame_of_the_next_segment_is_torn() {
-    let mut log = two_segments();
-    log.segment(2, 2, Origin::Zeroed);
-    let tail = log.lsn;
-    log.enter(2);
-    let torn = log.frame(&[b"torn"]);
-    log.at(torn, 512)[50] ^= 1;
-    let found = log.open().unwrap();
-    assert_eq!(found.report.cut.map(|cut| cut.at.get()), Some(tail));
-    assert_eq!(found.successor.map(|segment| segment.sequence), Some(2));
-    // Two in flight there, the second intact: its mark says that the first was never durable.
-    log.enter(2);
-    log.mark = tail;
-    let first = log.frame(&[b"lost"]);
-    log.frame(&[b"kept"]);
-    log.lose(first);
-    let found = log.open().unwrap();
-    assert_eq!(found.report.cut.map(|cut| (cut.at.get(), cut.intact_frames)), Some((tail, 1)));
 }
 
 #[test]
@@ -488,7 +317,7 @@ fn an_anchor_finds_what_nothing_else_can() {
     let mut log = two_segments();
     let places: Vec<u64> = log.records.keys().copied().collect();
     let ask = |log: &Handmade, lsn: u64| {
-        let policy = super::Policy { expect_at_least: Some(Lsn::new(lsn)), ..policy() };
+        let policy = Policy { expect_at_least: Some(Lsn::new(lsn)), ..policy() };
         open(Arc::new(log.storage()), &policy).map(drop)
     };
     for place in &places {
@@ -533,20 +362,6 @@ fn a_slot_of_another_log_is_left_alone() {
 }
 
 #[test]
-fn garbage_at_the_tail_of_a_zeroed_slot_is_a_torn_write() {
-    let mut log = two_segments();
-    let tail = log.lsn;
-    log.at(tail, 300)[200] = 1;
-    assert_eq!(cut_at(&log), Some(tail));
-    // Behind an opening frame it may be the probe's.
-    log.at(tail, 300).fill(0);
-    log.reopen();
-    let tail = log.lsn;
-    log.at(tail, 300)[200] = 1;
-    assert_eq!(cut_at(&log), None);
-}
-
-#[test]
 fn files_of_others_are_told() {
     let log = two_segments();
     let storage = log.storage();
@@ -556,74 +371,6 @@ fn files_of_others_are_told() {
     let found = open(Arc::new(storage), &policy()).unwrap();
     assert_eq!(found.report.foreign_files, ["notes.txt", "slot-1"]);
     assert!(found.report.to_string().contains("notes.txt"));
-}
-
-/// What an open of a damaged log may answer: an error, or a log that has all records that something
-/// vouches for, none changed.
-fn check_damaged(log: &Handmade, good: &Handmade, vouched: u64, story: &str) {
-    match replay(log) {
-        Err(error) => {
-            assert_eq!(error.kind(), ErrorKind::Corrupt, "{story}: {error}");
-        }
-        Ok((_, records)) => {
-            for (lsn, payload) in &records {
-                assert_eq!(good.records.get(lsn), Some(payload), "{story}");
-            }
-            let missing = good.records.iter().find(|(lsn, _)| !records.contains_key(*lsn));
-            if let Some((lsn, _)) = missing {
-                assert!(*lsn >= vouched, "{story}: lsn {lsn} is gone, vouched to {vouched}");
-            }
-        }
-    }
-}
-
-#[test]
-fn every_flipped_byte_is_found_or_harmless() {
-    let good = two_segments();
-    let last_frame = good.records.keys().next_back().unwrap() / BLOCK * BLOCK;
-    for slot in 0..2 {
-        for at in 0..good.files[&slot].len() {
-            for flip in [0x01, 0x80, 0xff] {
-                let mut log = good.clone();
-                log.files.get_mut(&slot).unwrap()[at] ^= flip;
-                check_damaged(&log, &good, last_frame, &format!("slot {slot}, byte {at}"));
-            }
-        }
-    }
-    for at in 0..good.identity.len() {
-        let mut log = good.clone();
-        log.identity[at] ^= 0x10;
-        assert!(log.open().is_err(), "byte {at} of the identity");
-    }
-}
-
-#[test]
-fn every_truncation_is_found() {
-    let good = two_segments();
-    for slot in 0..2 {
-        for bytes in (0..good.files[&slot].len()).step_by(37) {
-            let mut log = good.clone();
-            log.files.get_mut(&slot).unwrap().truncate(bytes);
-            let outcome = log.open();
-            assert!(outcome.is_err() || (slot, bytes < 512) == (1, true), "{slot} {bytes}");
-        }
-    }
-}
-
-#[test]
-fn every_lost_block_is_found_or_harmless() {
-    let good = two_segments();
-    let last_frame = good.records.keys().next_back().unwrap() / BLOCK * BLOCK;
-    let block = usize::try_from(BLOCK).unwrap();
-    for slot in 0..2 {
-        for number in 0..good.files[&slot].len() / block {
-            for fill in [0x00, 0xff, 0x77] {
-                let mut log = good.clone();
-                log.files.get_mut(&slot).unwrap()[number * block..][..block].fill(fill);
-                check_damaged(&log, &good, last_frame, &format!("slot {slot}, block {number}"));
-            }
-        }
-    }
 }
 
 #[test]
@@ -636,70 +383,13 @@ fn a_slot_reads_as_long_as_it_is() {
     assert_eq!(found.report.warnings.len(), 1);
 }
 
-fn open_flaky(
-    log: &Handmade,
-    slot: u32,
-    bad: std::ops::Range<u64>,
-    unreadable_is_torn: bool,
-) -> Result<Recovered<Flaky>> {
-    let storage = Flaky::new(log.storage());
-    storage.spoil(&format!("slot-{slot:06}"), bad);
-    open(Arc::new(storage), &super::Policy { unreadable_is_torn, ..policy() })
-}
-
 #[test]
-fn a_read_error_above_every_mark_is_refused_unless_the_caller_says_torn() {
+fn a_released_predecessor_may_be_half_of_something_else() {
     let mut log = two_segments();
-    let last = log.records.keys().next_back().unwrap() / BLOCK * BLOCK;
-    // In the last frame, which nobody vouches for; in the room behind it; far behind it.
-    for (at, tail) in [(last, last), (log.lsn, log.lsn), (2 * SEGMENT - BLOCK, log.lsn)] {
-        let bad = at - SEGMENT..at - SEGMENT + 10;
-        let error = open_flaky(&log, 1, bad.clone(), false).err().unwrap();
-        assert_eq!((error.kind(), error.lsn()), (ErrorKind::Io, Some(Lsn::new(at))));
-        assert_eq!((error.segment(), error.offset()), (Some(1), Some(at - SEGMENT)));
-        let found = open_flaky(&log, 1, bad, true).unwrap();
-        assert_eq!(found.report.cut.map(|cut| cut.at.get()), Some(tail));
-    }
-    // Once somebody vouches for the frame, nobody may call it torn.
-    log.empty(Purpose::Close);
-    let bad = last - SEGMENT..last - SEGMENT + 10;
-    for torn in [false, true] {
-        let error = open_flaky(&log, 1, bad.clone(), torn).err().unwrap();
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
-        assert!(std::error::Error::source(&error).is_some());
-    }
-}
-
-#[test]
-fn a_read_error_where_it_matters_not_is_survived() {
-    let mut log = two_segments();
-    // Room that no frame of the first segment used.
-    assert!(open_flaky(&log, 0, SEGMENT - 10..SEGMENT, false).is_ok());
-    // The header of a slot that holds nothing, but not of one that does.
-    log.files.insert(2, vec![0; usize::try_from(SEGMENT).unwrap()]);
-    let found = open_flaky(&log, 2, 0..1, false).unwrap();
-    assert_eq!((found.free.len(), found.free[0].origin), (1, Origin::Recycled));
-    for slot in [0, 1] {
-        assert!(open_flaky(&log, slot, 0..1, true).is_err());
-    }
-    let error = open_flaky(&log, 2, 0..SEGMENT, true).err().unwrap();
-    assert_eq!(error.kind(), ErrorKind::Io);
-}
-
-#[test]
-fn a_bad_sector_in_an_older_segment_costs_the_records_before_it_nothing() {
-    let mut log = two_segments();
-    log.segment(2, 2, Origin::Zeroed);
-    log.mark = log.lsn;
-    log.enter(2);
-    log.frame(&[b"seven"]);
-    let storage = Flaky::new(log.storage());
-    let third = *log.records.keys().nth(4).unwrap();
-    storage.spoil("slot-000000", third..third + 1);
-    let mut replay = Replay::open(storage, policy(), Options::default()).unwrap();
-    for _ in 0..4 {
-        assert!(replay.next().unwrap().is_some());
-    }
-    let error = replay.next().unwrap_err();
-    assert_eq!((error.kind(), error.offset()), (ErrorKind::Corrupt, Some(third / BLOCK * BLOCK)));
+    log.checkpoint(SEGMENT, b"");
+    // Being zeroed for its next use when the power went: the old header still stands.
+    log.files.get_mut(&0).unwrap()[1024..5000].fill(0);
+    let (found, records) = replay(&log).unwrap();
+    assert_eq!((found.segments.len(), found.free.len()), (1, 1));
+    assert_eq!(records, log.records.split_off(&SEGMENT));
 }

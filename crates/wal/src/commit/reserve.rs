@@ -1,0 +1,431 @@
+//! Room in the open frame, and what an append does when there is none.
+
+use super::{
+    Engine, Place, RESERVED_BLOCKS,
+    state::{Core, FrameMeta, Stage, ring_index},
+};
+use crate::{
+    Error, ErrorKind, Lsn, Result,
+    format::{
+        self, CHECKPOINT_BYTES_MAX, Checkpoint, FRAME_HEADER_BYTES, Purpose, RECORD_HEADER_BYTES,
+        RecordKind, record_bytes,
+    },
+    io::Storage,
+};
+use aligned::{Buffer, Room};
+use parking_lot::{MutexGuard, RwLockReadGuard};
+use std::sync::{Arc, atomic::Ordering};
+
+/// What an append asks room for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    pub(super) bytes: usize,
+    pub(super) records: u32,
+    pub(super) payload_bytes: usize,
+    pub(super) class: Class,
+}
+
+/// Who may use a segment's last blocks when it has no successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    User,
+    Checkpoint,
+}
+
+/// How an append that finds no room goes on. One per call; remembers its place in the queue.
+#[derive(Debug, Default)]
+pub(crate) struct RoomWait {
+    place: Option<u64>,
+    /// How many preparations had failed when this append first needed one.
+    failures: Option<u64>,
+    own: Own,
+}
+
+/// The memory of a record that fits no pool buffer: there is one for the whole log, so that memory
+/// stays bounded whatever is appended.
+#[derive(Debug, Default)]
+enum Own {
+    /// Not needed, or not granted yet.
+    #[default]
+    None,
+    /// Granted: this append is the one that may allocate, outside the lock.
+    Granted,
+    /// Allocated.
+    Ready(Buffer),
+}
+
+/// Why there is no room just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Short {
+    /// Others wait already, or all buffers are taken: room comes when a write completes.
+    Memory,
+    /// The next segment is not prepared.
+    Segment,
+    /// Nothing any more: memory of its own was granted and has to be allocated.
+    Allocation,
+}
+
+/// Room that was granted. The guard keeps the frame from being written before the copy has ended.
+pub(super) struct Grant<'a> {
+    guard: RwLockReadGuard<'a, Option<Buffer>>,
+    offset: usize,
+    pub(super) place: Place,
+}
+
+/// The most that fits beside a record in the first frame of a segment: its header and the
+/// checkpoint that is restated there.
+pub(super) const FIRST_FRAME_OVERHEAD: usize =
+    FRAME_HEADER_BYTES + record_bytes(8 + CHECKPOINT_BYTES_MAX);
+
+impl RoomWait {
+    /// Whether nothing is held that others may wait for.
+    #[inline]
+    pub(super) fn is_over(&self) -> bool {
+        self.place.is_none() && matches!(self.own, Own::None)
+    }
+}
+
+impl<S: Storage> Engine<S> {
+    /// A record that fits no pool buffer gets one of its own, and a frame of its own.
+    pub(super) fn allocate_own(&self, wait: &mut RoomWait, request: Request) -> Result<()> {
+        match Buffer::zeroed(self.block, FIRST_FRAME_OVERHEAD + request.bytes) {
+            Ok(buffer) => {
+                wait.own = Own::Ready(buffer);
+                Ok(())
+            }
+            Err(error) => {
+                self.leave(self.core.lock(), wait);
+                Err(Error::new(ErrorKind::Io, format!("memory for a large record: {error}")))
+            }
+        }
+    }
+
+    /// Memory for a new frame.
+    fn take_buffer(
+        &self,
+        core: &mut Core<S>,
+        request: Request,
+        wait: &mut RoomWait,
+    ) -> Result<Buffer, Short> {
+        if FIRST_FRAME_OVERHEAD + request.bytes <= self.pool.buffer_bytes() {
+            return self.pool.take().ok_or(Short::Memory);
+        }
+        match std::mem::take(&mut wait.own) {
+            Own::Ready(buffer) => Ok(buffer),
+            Own::None if core.own_granted => Err(Short::Memory),
+            Own::None | Own::Granted => {
+                core.own_granted = true;
+                wait.own = Own::Granted;
+                Err(Short::Allocation)
+            }
+        }
+    }
+
+    /// Reserves, and waits for room as long as that may help.
+    #[inline]
+    pub(super) fn reserve_waiting(
+        self: &Arc<Self>,
+        request: Request,
+        wait: &mut RoomWait,
+    ) -> Result<(Grant<'_>, MutexGuard<'_, Core<S>>)> {
+        loop {
+            let mut core = self.core.lock();
+            let short = match self.reserve(&mut core, request, wait) {
+                Ok(Ok(grant)) => return Ok((grant, core)),
+                Ok(Err(short)) => short,
+                Err(error) => {
+                    self.leave(core, wait);
+                    return Err(error);
+                }
+            };
+            if short == Short::Allocation {
+                drop(core);
+                self.allocate_own(wait, request)?;
+                continue;
+            }
+            self.join_queue(&mut core, wait, short);
+            // Who waits for room is a waiter of what is in its way, and may write it.
+            if let Some(front) = self.writable_front(&core) {
+                self.write(core, front);
+                continue;
+            }
+            if let Err(error) = self.kick_for(&mut core, short) {
+                self.leave(core, wait);
+                return Err(error);
+            }
+            let seen = self.room.read();
+            drop(core);
+            self.room.sleep(seen, None);
+        }
+    }
+
+    /// Sees to it that somebody makes the room that is short.
+    pub(super) fn kick_for(self: &Arc<Self>, core: &mut Core<S>, short: Short) -> Result<()> {
+        if short == Short::Segment {
+            self.want_segment(core)?;
+        }
+        self.kick(core)
+    }
+
+    pub(super) fn join_queue(&self, core: &mut Core<S>, wait: &mut RoomWait, short: Short) -> u64 {
+        if let Some(place) = wait.place {
+            return place;
+        }
+        match short {
+            Short::Memory | Short::Allocation => core.stats.memory_waits += 1,
+            Short::Segment => core.stats.segment_waits += 1,
+        }
+        let place = core.room.join();
+        wait.place = Some(place);
+        place
+    }
+
+    /// Ends an append's wait: leaves the queue, if it was in it, gives back what was granted and not
+    /// used, and lets the next one look.
+    #[inline]
+    pub(super) fn leave(&self, core: MutexGuard<'_, Core<S>>, wait: &mut RoomWait) {
+        if !wait.is_over() {
+            self.leave_cold(core, wait);
+        }
+    }
+
+    #[cold]
+    fn leave_cold(&self, mut core: MutexGuard<'_, Core<S>>, wait: &mut RoomWait) {
+        if let Some(place) = wait.place.take() {
+            core.room.leave(place);
+        }
+        if !matches!(std::mem::take(&mut wait.own), Own::None) {
+            core.own_granted = false;
+        }
+        let others = !core.room.is_empty();
+        let task = core.room.take_front_task();
+        if others {
+            self.room.bump();
+        }
+        drop(core);
+        if others {
+            self.room.wake_all();
+        }
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+
+    /// Room for `request` in the open frame, or in a new one. The outer error ends the append, the
+    /// inner one says what it has to wait for.
+    #[inline]
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        core: &mut MutexGuard<'_, Core<S>>,
+        request: Request,
+        wait: &mut RoomWait,
+    ) -> Result<Result<Grant<'_>, Short>> {
+        self.check_running(core)?;
+        // A checkpoint does not queue behind appends that wait for what only it can free.
+        let its_turn = core.room.is_turn_of(wait.place) || core.room.is_empty();
+        if !its_turn && request.class == Class::User {
+            return Ok(Err(Short::Memory));
+        }
+        if let Some(frame) = core.open_frame() {
+            if self.fits_open(core, frame, request) {
+                return Ok(Ok(self.grant(core, frame, request)));
+            }
+            self.seal(core);
+        }
+        match self.open_frame(core, request, wait)? {
+            Ok(frame) => Ok(Ok(self.grant(core, frame, request))),
+            Err(short) => Ok(Err(short)),
+        }
+    }
+
+    #[inline]
+    fn fits_open(&self, core: &Core<S>, frame: u64, request: Request) -> bool {
+        let meta = core.frame(frame);
+        let used = meta.used + request.bytes;
+        used <= meta.capacity && self.fits_segment(core, meta.lsn, used, request.class)
+    }
+
+    /// Whether a frame at `lsn` of `bytes` fits the current segment.
+    #[inline]
+    fn fits_segment(&self, core: &Core<S>, lsn: Lsn, bytes: usize, class: Class) -> bool {
+        let current = core.segments.current();
+        let reserved = match (class, &core.segments.successor) {
+            (Class::User, None) => RESERVED_BLOCKS * self.block.bytes_u64(),
+            _ => 0,
+        };
+        let limit = current.base.get() + self.identity.segment_bytes - reserved;
+        let block = self.block.bytes_u64();
+        // No overflow: a segment ends inside the 64-bit log and a frame is at most a segment long.
+        lsn.get() + to_u64(bytes).next_multiple_of(block) <= limit
+    }
+
+    /// Whether a frame of `bytes` at the tail fits without touching the reserved blocks.
+    pub(super) fn fits_user(&self, core: &Core<S>, bytes: usize) -> bool {
+        self.fits_segment(core, core.tail, bytes, Class::User)
+    }
+
+    /// The same for one that may use them.
+    pub(super) fn fits_reserve(&self, core: &Core<S>, bytes: usize) -> bool {
+        self.fits_segment(core, core.tail, bytes, Class::Checkpoint)
+    }
+
+    /// Takes the room: from here on the record has its place in the log.
+    #[inline]
+    fn grant<'a>(&'a self, core: &mut Core<S>, frame: u64, request: Request) -> Grant<'a> {
+        let index = core.index(frame);
+        let meta = &mut core.frames[index];
+        let offset = meta.used;
+        let lsn = advance(meta.lsn, offset);
+        meta.used += request.bytes;
+        meta.records += request.records;
+        let end = advance(lsn, request.bytes);
+        core.ordinal += u64::from(request.records);
+        core.appended = end;
+        core.appended_frame = frame;
+        core.stats.records += u64::from(request.records);
+        core.stats.payload_bytes += to_u64(request.payload_bytes);
+        // Nobody owns the buffer of an open frame, so this cannot wait.
+        let guard = self.frames[index].buffer.share();
+        Grant { guard, offset, place: Place { lsn, last_lsn: lsn, end, frame } }
+    }
+
+    /// Opens a frame that `request` fits in.
+    fn open_frame(
+        self: &Arc<Self>,
+        core: &mut MutexGuard<'_, Core<S>>,
+        request: Request,
+        wait: &mut RoomWait,
+    ) -> Result<Result<u64, Short>> {
+        let restated = loop {
+            let restated = self.restated_bytes(core);
+            let bytes = FRAME_HEADER_BYTES + restated + request.bytes;
+            if self.fits_segment(core, core.tail, bytes, request.class) {
+                break restated;
+            }
+            if core.segments.successor.is_none() {
+                return self.short_of_segment(core, wait);
+            }
+            self.rotate(core);
+        };
+        if core.next - core.first >= to_u64(core.frames.len()) {
+            return Ok(Err(Short::Memory));
+        }
+        self.have_committer(core)?;
+        let buffer = match self.take_buffer(core, request, wait) {
+            Ok(buffer) => buffer,
+            Err(short) => return Ok(Err(short)),
+        };
+        let frame = self.install(core, buffer, Purpose::Records);
+        self.arm(core, frame);
+        self.restate(core, frame, restated);
+        Ok(Ok(frame))
+    }
+
+    /// Makes `buffer` the open frame at the tail.
+    pub(super) fn install(&self, core: &mut Core<S>, buffer: Buffer, purpose: Purpose) -> u64 {
+        let frame = core.next;
+        let index = ring_index(frame, core.frames.len());
+        let capacity = buffer.len();
+        self.frames[index].buffer.install(buffer);
+        let segment = core.segments.current().clone();
+        let meta = &mut core.frames[index];
+        let hooks = std::mem::take(&mut meta.hooks);
+        *meta = FrameMeta {
+            stage: Stage::Open,
+            purpose,
+            lsn: core.tail,
+            capacity,
+            first_ordinal: core.ordinal,
+            segment: Some(segment),
+            opened_at: self.storage.now(),
+            hooks,
+            ..FrameMeta::default()
+        };
+        self.frames[index].joined.store(0, Ordering::SeqCst);
+        core.next += 1;
+        core.open = true;
+        frame
+    }
+
+    /// What the checkpoint takes that the next frame has to restate.
+    pub(super) fn restated_bytes(&self, core: &Core<S>) -> usize {
+        let base = core.segments.current().base;
+        let first = base.checked_add(self.block.bytes_u64()) == Some(core.tail);
+        match &core.checkpoint {
+            Some((_, state)) if first && base > Lsn::ZERO => record_bytes(8 + state.len()),
+            _ => 0,
+        }
+    }
+
+    /// Writes the latest checkpoint again at the head of `frame`, so that opening the log finds it
+    /// in the last segment. Under the lock: once a segment, a kilobyte at most.
+    pub(super) fn restate(&self, core: &mut Core<S>, frame: u64, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let request = Request { bytes, records: 1, payload_bytes: 0, class: Class::Checkpoint };
+        let appended = (core.appended, core.appended_frame);
+        let grant = self.grant(core, frame, request);
+        (core.appended, core.appended_frame) = appended;
+        let mut room = take_room(&grant, bytes);
+        if let Some((start_mark, state)) = &core.checkpoint {
+            let checkpoint = Checkpoint { start_mark: *start_mark, state };
+            let length = checkpoint.payload_bytes();
+            checkpoint.encode(&mut room[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + length]);
+            let lsn = grant.place.lsn;
+            format::encode_record(&mut room, self.seed, lsn, RecordKind::Checkpoint, length);
+        }
+    }
+
+    /// The pointer swap that rotation costs.
+    pub(super) fn rotate(&self, core: &mut Core<S>) {
+        let Some(successor) = core.segments.successor.take() else { return };
+        core.tail = advance(successor.base, self.block.bytes());
+        core.segments.live.push_back(successor);
+        core.segments.begun = false;
+    }
+
+    fn short_of_segment(
+        self: &Arc<Self>,
+        core: &mut MutexGuard<'_, Core<S>>,
+        wait: &mut RoomWait,
+    ) -> Result<Result<u64, Short>> {
+        let failures = *wait.failures.get_or_insert(core.segments.preparer.failures);
+        match &core.segments.preparer.failed {
+            Some(error) if core.segments.preparer.failures > failures => Err(error.clone()),
+            _ => Ok(Err(Short::Segment)),
+        }
+    }
+
+    /// Seals the open frame: no more records; the place of the next one is fixed.
+    pub(super) fn seal(&self, core: &mut Core<S>) {
+        let Some(frame) = core.open_frame() else { return };
+        let block = self.block.bytes_u64();
+        let meta = core.frame_mut(frame);
+        meta.stage = Stage::Sealed;
+        let bytes = to_u64(meta.used).next_multiple_of(block);
+        core.tail = Lsn::new(core.frame(frame).lsn.get() + bytes);
+        core.open = false;
+    }
+}
+
+/// The room itself. The buffer's cursor and the frame's `used` move together: both under the lock.
+#[inline]
+pub(super) fn take_room<'a>(grant: &'a Grant<'_>, bytes: usize) -> Room<'a> {
+    #[expect(clippy::expect_used, reason = "a grant is only made where both hold")]
+    let buffer = grant.guard.as_ref().expect("an open frame has a buffer");
+    #[expect(clippy::expect_used, reason = "the frame's capacity is the buffer's length")]
+    let room = buffer.reserve(bytes).expect("granted room is there");
+    assert!(buffer.used() == grant.offset + bytes, "rooms are granted in the order of the log");
+    room
+}
+
+#[inline]
+pub(super) fn advance(lsn: Lsn, bytes: usize) -> Lsn {
+    Lsn::new(lsn.get() + to_u64(bytes))
+}
+
+#[expect(clippy::as_conversions, reason = "usize is at most 64 bits wide")]
+pub(super) const fn to_u64(bytes: usize) -> u64 {
+    bytes as u64
+}

@@ -1,0 +1,243 @@
+//! Stories of how a log ends: what is torn, what is corrupt, and what must never come back.
+
+use super::{refused, replay, two_segments};
+use crate::{
+    ErrorKind, Lsn,
+    format::{Frame, LogId, Origin},
+    recovery::{
+        Verdict,
+        handmade::{BLOCK, Handmade, SEGMENT, get, policy},
+        keep_cut, open,
+    },
+};
+use std::sync::Arc;
+
+fn cut_at(log: &Handmade) -> Option<u64> {
+    log.open().unwrap().report.cut.map(|cut| cut.at.get())
+}
+
+#[test]
+fn a_lost_frame_that_nothing_vouches_for_is_cut_and_what_follows_kept() {
+    let mut log = Handmade::new();
+    log.reopen();
+    log.mark = log.lsn;
+    let kept = log.frame(&[b"acknowledged"]);
+    let lost = log.frame(&[b"in flight, lost"]);
+    let above = log.frame(&[b"in flight, kept"]);
+    log.lose(lost);
+    let storage = log.storage();
+    let mut found = open(Arc::new(storage.clone()), &policy()).unwrap();
+    let cut = found.report.cut.clone().unwrap();
+    assert_eq!((cut.at.get(), cut.segment, cut.offset), (lost, 0, lost));
+    assert_eq!((cut.intact_frames, cut.intact_records, cut.bytes), (1, 1, 2 * BLOCK));
+    assert!(kept < lost);
+    for _ in 0..2 {
+        // The second time is an open that crashed after the copy was made.
+        let name = keep_cut(&mut found).unwrap().unwrap();
+        assert_eq!(name, format!("cut-{lost}-3"));
+        assert_eq!(found.report.cut.as_ref().unwrap().kept_in.as_deref(), Some(&*name));
+        let copy = get(&storage, &name);
+        let block = u32::try_from(BLOCK).unwrap();
+        let frame = Frame::check(LogId([7; 16]), Lsn::new(above), block, &copy[4096..]).unwrap();
+        assert_eq!(frame.records().next().unwrap().payload, b"in flight, kept");
+    }
+    assert!(get(&storage, "slot-000000") == log.files[&0], "nothing else was written");
+}
+
+#[test]
+fn a_lost_frame_that_a_mark_vouches_for_is_corruption() {
+    let mut log = Handmade::new();
+    log.reopen();
+    let lost = log.frame(&[b"acknowledged"]);
+    log.mark = log.lsn;
+    let witness = log.frame(&[b"knows"]);
+    log.lose(lost);
+    let error = refused(&log);
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let place = (error.segment(), error.offset(), error.lsn());
+    assert_eq!(place, (Some(0), Some(lost), Some(Lsn::new(lost))));
+    assert!(error.expected().unwrap().contains(&witness.to_string()), "{error}");
+}
+
+#[test]
+fn a_mark_counts_though_its_frame_is_torn() {
+    let mut log = Handmade::new();
+    log.reopen();
+    let lost = log.frame(&[b"acknowledged"]);
+    log.mark = log.lsn;
+    let witness = log.frame(&[b"knows"]);
+    log.lose(lost);
+    log.at(witness, 512)[80] ^= 1;
+    assert_eq!(refused(&log).kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_lost_opening_frame_is_vouched_for_by_its_successors() {
+    let mut log = Handmade::new();
+    log.reopen();
+    log.frame(&[b"x"]);
+    let opening = log.reopen();
+    log.mark = log.lsn;
+    log.frame(&[b"y"]);
+    log.lose(opening);
+    assert_eq!(refused(&log).kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn ghosts_of_an_older_epoch_do_not_come_back() {
+    // Epoch 2: a (kept), b (lost), c (kept). Cut at b; epoch 3 writes as much as b was.
+    let mut log = Handmade::new();
+    log.reopen();
+    log.mark = log.lsn;
+    log.frame(&[b"a"]);
+    let b = log.frame(&[b"b"]);
+    let c = log.frame(&[b"c"]);
+    log.lose(b);
+    let found = log.open().unwrap();
+    assert_eq!((found.tail.lsn.get(), found.epoch), (b, 3));
+    (log.lsn, log.crc) = (b, found.tail.previous_crc);
+    log.ordinal = found.tail.next_ordinal;
+    log.reopen();
+    assert_eq!(log.lsn, c, "the new frame ends where the ghost begins");
+    log.records.retain(|at, _| *at < b);
+    let (found, records) = replay(&log).unwrap();
+    assert_eq!(records, log.records);
+    assert_eq!((found.tail.lsn.get(), found.report.verdict), (c, Verdict::Clean));
+    // And with a record as the last frame.
+    log.mark = log.lsn;
+    log.frame(&[b"over the ghost"]);
+    assert_eq!(replay(&log).unwrap().1, log.records);
+}
+
+#[test]
+fn each_guard_against_a_ghost_holds_alone() {
+    // The frame after the tail is intact and in place. What is wrong is one thing at a time.
+    let base = || {
+        let mut log = Handmade::new();
+        log.reopen();
+        log.mark = log.lsn;
+        log.frame(&[b"a"]);
+        log.mark = 0;
+        log
+    };
+    let mut older = base();
+    older.epoch -= 1;
+    let tail = older.frame(&[b"older epoch"]);
+    assert_eq!(older.open().unwrap().tail.lsn.get(), tail);
+    // The other guards find a frame of the present epoch, which no crash leaves there.
+    let changes: [fn(&mut Handmade); 3] =
+        [|log| log.incarnation += 1, |log| log.crc ^= 1, |log| log.ordinal += 1];
+    for change in changes {
+        let mut log = base();
+        change(&mut log);
+        log.frame(&[b"does not follow"]);
+        assert_eq!(refused(&log).kind(), ErrorKind::Corrupt);
+    }
+}
+
+#[test]
+fn the_epoch_rises_above_everything_seen() {
+    let mut log = two_segments();
+    let tail = log.lsn;
+    log.lsn += BLOCK;
+    log.epoch = 40;
+    log.frame(&[b"cut, of a later epoch"]);
+    let found = log.open().unwrap();
+    assert_eq!((found.epoch, found.tail.lsn.get()), (41, tail));
+}
+
+#[test]
+fn the_tail_may_be_the_end_of_its_segment() {
+    let mut log = Handmade::new();
+    log.reopen();
+    while log.lsn < SEGMENT {
+        log.mark = log.lsn;
+        log.frame(&[b"fill"]);
+    }
+    assert_eq!(log.open().unwrap().tail.lsn.get(), SEGMENT);
+    log.segment(1, 1, Origin::Zeroed);
+    let found = log.open().unwrap();
+    assert_eq!((found.tail.lsn.get(), found.segments.len()), (SEGMENT, 1));
+    assert_eq!(found.successor.map(|segment| segment.sequence), Some(1));
+    log.enter(1);
+    log.mark = SEGMENT;
+    log.frame(&[b"next"]);
+    let (found, records) = replay(&log).unwrap();
+    assert_eq!((found.segments.len(), records), (2, log.records));
+}
+
+#[test]
+fn a_torn_first_frame_of_the_next_segment_is_torn() {
+    let mut log = two_segments();
+    log.segment(2, 2, Origin::Zeroed);
+    let tail = log.lsn;
+    log.enter(2);
+    let torn = log.frame(&[b"torn"]);
+    log.at(torn, 512)[50] ^= 1;
+    let found = log.open().unwrap();
+    assert_eq!(found.report.cut.map(|cut| cut.at.get()), Some(tail));
+    assert_eq!(found.successor.map(|segment| segment.sequence), Some(2));
+    // Two in flight there, the second intact: its mark says that the first was never durable.
+    log.enter(2);
+    log.mark = tail;
+    let first = log.frame(&[b"lost"]);
+    log.frame(&[b"kept"]);
+    log.lose(first);
+    let found = log.open().unwrap();
+    assert_eq!(found.report.cut.map(|cut| (cut.at.get(), cut.intact_frames)), Some((tail, 1)));
+}
+
+#[test]
+fn garbage_at_the_tail_of_a_zeroed_slot_is_a_torn_write() {
+    let mut log = two_segments();
+    let tail = log.lsn;
+    log.at(tail, 300)[200] = 1;
+    assert_eq!(cut_at(&log), Some(tail));
+    // Behind an opening frame it may be the probe's.
+    log.at(tail, 300).fill(0);
+    log.reopen();
+    let tail = log.lsn;
+    log.at(tail, 300)[200] = 1;
+    assert_eq!(cut_at(&log), None);
+}
+
+#[test]
+fn a_segments_first_frame_once_misread_does_not_come_back() {
+    // An open could not read the first frame of segment 1, cut the log in segment 0 and said so.
+    // Now the frame reads well again. Its checkpoint would even release what was written since.
+    let mut log = Handmade::new();
+    log.reopen();
+    log.mark = log.lsn;
+    log.frame(&[b"kept"]);
+    let (tail, crc, ordinal) = (log.lsn, log.crc, log.ordinal);
+    log.segment(1, 1, Origin::Zeroed);
+    log.enter(1);
+    log.checkpoint(SEGMENT, b"of another life");
+    (log.lsn, log.crc, log.ordinal) = (tail, crc, ordinal);
+    log.reopen();
+    log.frame(&[b"written since"]);
+    let (found, records) = replay(&log).unwrap();
+    assert_eq!((records, found.tail.lsn.get()), (log.records.clone(), log.lsn));
+    assert!(found.checkpoint.is_none());
+    assert_eq!(found.successor.map(|segment| segment.sequence), Some(1));
+    // And when the writer gets there, it writes over it.
+    log.mark = log.lsn;
+    log.enter(1);
+    log.frame(&[b"over it"]);
+    assert_eq!(replay(&log).unwrap().1, log.records);
+}
+
+#[test]
+fn a_damaged_predecessor_is_corruption_whatever_the_marks_say() {
+    // No mark reaches this far, but the next segment has a frame.
+    let mut log = Handmade::new();
+    log.frame(&[b"one"]);
+    let damaged = log.frame(&[b"two"]);
+    log.segment(1, 1, Origin::Zeroed);
+    log.enter(1);
+    log.frame(&[b"three"]);
+    assert_eq!(replay(&log).unwrap().1, log.records);
+    log.lose(damaged);
+    let error = refused(&log);
+    assert_eq!((error.kind(), error.lsn()), (ErrorKind::Corrupt, Some(Lsn::new(damaged))));
+}
