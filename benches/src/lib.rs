@@ -6,11 +6,12 @@
 //! take turns, round by round, and each figure is a median over the rounds.
 //!
 //! Reading order: [`disk`] (files and durable writes), [`floors`] (the contestants without a log),
-//! [`measure`] (who runs when), [`report`] (what is printed). The binary `compare` ties them.
+//! [`log`] (the one with), [`measure`] (who runs when), [`report`] (what is printed). The binary `compare` ties them.
 
 #![forbid(unsafe_code)]
 
 pub mod disk;
 pub mod floors;
+pub mod log;
 pub mod measure;
 pub mod report;

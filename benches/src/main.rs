@@ -10,7 +10,8 @@ use std::{error::Error, path::PathBuf, process::ExitCode, time::Duration};
 
 use wal_benches::{
     disk::{DirectFile, Direction, Fill, Method, Sequential, fresh_directory},
-    floors::{ParkingGroupFloor, SingleFloor, StdGroupFloor},
+    floors::{ParkingGroupFloor, SimplestGroupFloor, SingleFloor, StdGroupFloor},
+    log::RecycledLog,
     measure::{Durable, Load, Transfer, interleave, interleave_transfers},
     report,
 };
@@ -124,24 +125,28 @@ impl Bench<'_> {
     /// Writers that each wait for their own record. The floor of one writer is the single floor,
     /// of several the group floor.
     fn durable(&self, writers: usize, method: Method) -> Result<(), Box<dyn Error>> {
-        let single_file = self.file("single", FLOOR_FILE_BYTES, Fill::Zeros)?;
-        let group_file = self.file("group", FLOOR_FILE_BYTES, Fill::Zeros)?;
-        let group_std_file = self.file("group-std", FLOOR_FILE_BYTES, Fill::Zeros)?;
-        let single = SingleFloor::new(single_file, method)?;
-        let group = ParkingGroupFloor::new(group_file, method)?;
-        let group_std = StdGroupFloor::new(group_std_file, method)?;
+        let file = |name| self.file(name, FLOOR_FILE_BYTES, Fill::Zeros);
+        let single = SingleFloor::new(file("single")?, method)?;
+        let group = SimplestGroupFloor::new(file("group")?, method)?;
+        let unlocked = StdGroupFloor::new(file("group-std")?, method)?;
+        let parking = ParkingGroupFloor::new(file("group-parking")?, method)?;
+        let path = self.directory.join(format!("log-{writers}"));
+        let log = RecycledLog::create(&path, &wal::Options::new())?;
         let mut contestants: Vec<(&str, &dyn Durable)> = Vec::new();
         if writers == 1 {
             contestants.push(("single floor", &single));
         }
         contestants.push(("group floor", &group));
-        contestants.push(("group floor, std", &group_std));
-        // The log goes here.
+        contestants.push(("group floor, unlock first", &unlocked));
+        contestants.push(("group floor, parking_lot", &parking));
+        contestants.push(("wal", &log));
 
         let load = Load { writers, payload_bytes: RECORD_BYTES, duration: self.arguments.duration };
         let summaries = interleave(&contestants, &load, self.arguments.rounds);
         let title = format!("{writers} writer(s), {RECORD_BYTES} bytes, each record durable");
         print!("{}", report::durable_table(&title, &summaries));
+        drop(log);
+        std::fs::remove_dir_all(path)?;
         Ok(())
     }
 

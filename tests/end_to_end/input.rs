@@ -62,28 +62,23 @@ fn subject(name: &'static str, records_max: usize, end: End) -> Subject {
         }
     }
     wait_for_successor(&storage);
-    let unvouched = match end {
-        End::Close => {
-            wal.close().unwrap();
-            None
-        }
-        End::Reopen => {
-            drop(wal);
-            drop(open(&small(), &storage).unwrap());
-            None
-        }
-        // The next segment's header is written only when this one's first frame is durable, and so
-        // vouches for it.
-        End::Crash if begun.get() <= SEGMENT_BYTES + BLOCK_BYTES && wal.appended_lsn().get() > SEGMENT_BYTES => {
-            None
-        }
-        End::Crash => {
-            drop(wal);
-            let last = records.last().unwrap().0;
-            let count = records.iter().filter(|(lsn, _)| *lsn >= begun.get()).count();
-            Some((last, count))
-        }
-    };
+    // The next segment's header is written only when this one's first frame is durable, and so
+    // vouches for it.
+    let first_of_segment = begun.get() <= SEGMENT_BYTES + BLOCK_BYTES;
+    let vouched = first_of_segment && wal.appended_lsn().get() > SEGMENT_BYTES;
+    match end {
+        End::Close => wal.close().unwrap(),
+        End::Crash | End::Reopen => {}
+    }
+    drop(wal);
+    if let End::Reopen = end {
+        drop(open(&small(), &storage).unwrap());
+    }
+    let unvouched = matches!(end, End::Crash).then(|| {
+        let last = records.last().unwrap().0;
+        (last, records.iter().filter(|(lsn, _)| *lsn >= begun.get()).count())
+    });
+    let unvouched = unvouched.filter(|_| !vouched);
     let (found, report) = read_all(&small(), &storage).unwrap();
     assert_eq!(found, records);
     let image = save(&storage);

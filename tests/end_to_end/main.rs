@@ -3,3 +3,6 @@
 mod async_use;
 mod commit;
 mod failure;
+mod locking;
+mod reading_live;
+mod space;

@@ -17,14 +17,15 @@ use std::{
 
 const PANICKED: u8 = 101;
 
-/// Runs `work` in a forked child and answers what it answers.
+/// Runs `work` in a forked child and answers what it answers. The child's copy of `value` is `work`'s
+/// to drop; ours comes back untouched.
 ///
 /// The child has this thread only, and may find any mutex that another thread held locked for ever:
 /// `work` must not print, spawn, or open anything.
 ///
 /// # Panics
 /// If the child panics or hangs.
-pub fn in_child(work: impl FnOnce() -> u8) -> u8 {
+pub fn in_child<T>(value: T, work: impl FnOnce(T) -> u8) -> (u8, T) {
     #[expect(unsafe_code, reason = "there is no safe fork")]
     // SAFETY: the child of a program with threads may only do what is safe in a signal handler, by
     // POSIX. glibc promises more: its allocator works in the child, whatever other threads did. The
@@ -32,7 +33,7 @@ pub fn in_child(work: impl FnOnce() -> u8) -> u8 {
     let forked = unsafe { fork() };
     match forked.expect("a test may fork") {
         ForkResult::Child => {
-            let code = catch_unwind(AssertUnwindSafe(work)).unwrap_or(PANICKED);
+            let code = catch_unwind(AssertUnwindSafe(|| work(value))).unwrap_or(PANICKED);
             #[expect(unsafe_code, reason = "the one way out that runs no handlers of the parent's")]
             // SAFETY: `_exit` takes any number and does not return.
             unsafe {
@@ -54,7 +55,7 @@ pub fn in_child(work: impl FnOnce() -> u8) -> u8 {
                     WaitStatus::Exited(_, code) => {
                         let code = u8::try_from(code).expect("a child answers a byte");
                         assert!(code != PANICKED, "the child panicked");
-                        return code;
+                        return (code, value);
                     }
                     status => panic!("the child ended as {status:?}"),
                 }
