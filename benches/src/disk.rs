@@ -126,6 +126,18 @@ impl DirectFile {
         Ok(Self { file, bytes })
     }
 
+    /// Opens the file at `path` for reading.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let bytes = file.metadata()?.len();
+        Ok(Self { file, bytes })
+    }
+
     /// The file's length; it never changes.
     #[must_use]
     pub fn bytes(&self) -> u64 {

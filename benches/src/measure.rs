@@ -96,6 +96,13 @@ impl Summary {
     pub fn spread(&self, figure: impl Fn(&Figures) -> f64) -> Spread {
         Spread::of(self.rounds.iter().map(figure).collect())
     }
+
+    /// One figure as a ratio to `base`'s.
+    #[must_use]
+    pub fn ratio(&self, base: &Self, figure: impl Fn(&Figures) -> f64) -> Spread {
+        let figures = |summary: &Self| summary.rounds.iter().map(&figure).collect::<Vec<_>>();
+        Spread::of_ratio(&figures(self), &figures(base))
+    }
 }
 
 /// All rounds of one [`Transfer`].
@@ -103,11 +110,39 @@ impl Summary {
 pub struct TransferSummary {
     /// The contestant.
     pub name: String,
-    /// MiB a second.
-    pub bandwidth: Spread,
+    /// MiB a second, one a round, in order.
+    pub rounds: Vec<f64>,
+}
+
+impl TransferSummary {
+    /// MiB a second over the rounds.
+    #[must_use]
+    pub fn bandwidth(&self) -> Spread {
+        Spread::of(self.rounds.clone())
+    }
+
+    /// The one of `summaries` with the highest median.
+    ///
+    /// # Panics
+    ///
+    /// With none.
+    #[must_use]
+    pub fn best(summaries: &[Self]) -> &Self {
+        let median = |summary: &&Self| summary.bandwidth().median;
+        summaries.iter().max_by(|a, b| median(a).total_cmp(&median(b))).expect("at least one")
+    }
 }
 
 impl Spread {
+    /// Median by median, as the tables have it; the lowest and the highest of single rounds, whose
+    /// two figures were measured one after the other.
+    #[must_use]
+    pub fn of_ratio(values: &[f64], base: &[f64]) -> Self {
+        let pairs = values.iter().zip(base).map(|(value, base)| value / base).collect();
+        let median = Self::of(values.to_vec()).median / Self::of(base.to_vec()).median;
+        Self { median, ..Self::of(pairs) }
+    }
+
     /// The spread of `values`.
     ///
     /// # Panics
@@ -165,10 +200,7 @@ pub fn interleave_transfers(
     }
     let named = contestants.iter().zip(bandwidths);
     Ok(named
-        .map(|((name, _), bandwidths)| TransferSummary {
-            name: name.clone(),
-            bandwidth: Spread::of(bandwidths),
-        })
+        .map(|((name, _), bandwidths)| TransferSummary { name: name.clone(), rounds: bandwidths })
         .collect())
 }
 
@@ -250,8 +282,10 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// A count as a figure.
+#[must_use]
 #[expect(clippy::as_conversions, reason = "no lossless form; counts stay far below 2^53")]
-fn float(count: u64) -> f64 {
+pub fn float(count: u64) -> f64 {
     count as f64
 }
 
@@ -288,5 +322,11 @@ mod tests {
         let odd = Spread::of(vec![3.0, 1.0, 2.0]);
         assert_eq!(odd, Spread { median: 2.0, low: 1.0, high: 3.0 });
         assert_eq!(Spread::of(vec![4.0, 1.0, 2.0, 3.0]).median.to_bits(), 2.5_f64.to_bits());
+    }
+
+    #[test]
+    fn a_ratio_is_that_of_the_medians() {
+        let ratio = Spread::of_ratio(&[2.0, 8.0, 4.0], &[1.0, 2.0, 8.0]);
+        assert_eq!(ratio, Spread { median: 2.0, low: 0.5, high: 4.0 });
     }
 }

@@ -28,6 +28,14 @@ pub fn machine(directory: &Path) -> io::Result<String> {
     Ok(format!("Linux {}, {processors} cpus, {disk}, {date}, {}", kernel.trim(), commit()))
 }
 
+/// How busy the machine is: figures of a busy one are not to be quoted.
+#[must_use]
+pub fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let averages: Vec<_> = load.split(' ').take(3).collect();
+    format!("load {}", averages.join(" "))
+}
+
 /// A table of closed-loop figures. Ratios are to the first contestant, of medians to medians;
 /// for latency and processor time lower is better.
 #[must_use]
@@ -73,21 +81,20 @@ pub fn durable_table(title: &str, summaries: &[Summary]) -> String {
 /// With no limits to compare with.
 #[must_use]
 pub fn transfer_table(title: &str, summaries: &[TransferSummary], limits: usize) -> String {
-    let best = summaries[..limits]
-        .iter()
-        .max_by(|a, b| a.bandwidth.median.total_cmp(&b.bandwidth.median))
-        .expect("at least one limit");
+    let best = TransferSummary::best(&summaries[..limits]);
+    let best_median = best.bandwidth().median;
     let mut rows = vec![row(["contestant", "MiB/s", "ratio", "low..high"])];
     for summary in summaries {
+        let bandwidth = summary.bandwidth();
         rows.push(vec![
             summary.name.clone(),
-            format!("{:.0}", summary.bandwidth.median),
-            format!("{:.2}", summary.bandwidth.median / best.bandwidth.median),
-            low_to_high(summary.bandwidth),
+            format!("{:.0}", bandwidth.median),
+            format!("{:.2}", bandwidth.median / best_median),
+            low_to_high(bandwidth),
         ]);
     }
     let mut text = table(title, &rows);
-    let _ = writeln!(text, "best: {}, {:.0} MiB/s", best.name, best.bandwidth.median);
+    let _ = writeln!(text, "best: {}, {:.0} MiB/s", best.name, best_median);
     text
 }
 
@@ -100,7 +107,7 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
 }
 
 /// The first column to the left, the others to the right.
-fn table(title: &str, rows: &[Vec<String>]) -> String {
+pub(crate) fn table(title: &str, rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<_> = (0..columns)
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))

@@ -1,12 +1,13 @@
-//! Logs made by hand, byte by byte, and a storage that watches and lies.
+//! Logs made by hand, byte by byte, and the few steps that every story here is told in.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
 use aligned::Buffer;
-use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
     fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
+    ops::Range,
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -16,7 +17,7 @@ use wal::{
         Checkpoint, FRAME_HEADER_BYTES, FrameHeader, IDENTITY_BYTES, Identity, Origin, Purpose,
         RECORD_HEADER_BYTES, RecordKind, SegmentHeader, WriterSeed, encode_record, record_bytes,
     },
-    io::{Access, File, LockError, Memory, MemoryFile, MemoryLock, Profile, Storage},
+    io::{Access, File, Memory, Storage},
 };
 
 /// The smallest segment of 4096-byte blocks.
@@ -182,6 +183,30 @@ pub(crate) fn edit(storage: &impl Storage, name: &str, at: u64, change: impl FnO
 /// The name of slot `number`.
 pub(crate) fn slot(number: u64) -> String {
     format!("slot-{number:06}")
+}
+
+/// The slot that says it is segment `sequence`.
+pub(crate) fn home_of(image: &Image, sequence: u64) -> String {
+    let is_it = |bytes: &[u8]| {
+        bytes.len() >= 40 && bytes[..8] == *b"walSegmt" && bytes[32..40] == sequence.to_le_bytes()
+    };
+    image.iter().find(|(_, bytes)| is_it(bytes)).unwrap().0.clone()
+}
+
+/// Waits until the segment after the last one that holds a frame is prepared: before, nothing would
+/// tell that the last one is missing.
+pub(crate) fn wait_for_successor(storage: &Memory) {
+    let start = Instant::now();
+    loop {
+        let image = save(storage);
+        let sequences = image.values().filter(|bytes| bytes.starts_with(b"walSegmt"));
+        let is_empty = |bytes: &&Vec<u8>| bytes[4096..].iter().all(|byte| *byte == 0);
+        if sequences.filter(is_empty).count() == 1 {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "no segment is prepared");
+        thread::yield_now();
+    }
 }
 
 /// A record to be encoded.
@@ -401,228 +426,38 @@ pub(crate) fn crc32(crc: u32, bytes: &[u8]) -> u32 {
     !state
 }
 
-/// A [`Memory`] that notes what is done to it, and on request answers a read wrongly or loses power.
-#[derive(Clone, Debug)]
-pub(crate) struct Spy {
-    inner: Memory,
-    state: Arc<Mutex<SpyState>>,
+/// A first segment with an opening frame and `frames` frames of one record of `bytes` bytes, each
+/// vouching for the one before, and a second segment prepared: what a writer leaves that dies.
+pub(crate) fn crashed(frames: Range<usize>, bytes: usize) -> (Disk, Pen, Vec<Drawn>) {
+    let mut disk = Disk::new();
+    disk.segment(0, 0, Origin::Zeroed);
+    disk.segment(1, 1, Origin::Zeroed);
+    let mut pen = Pen::new(&disk, 0);
+    let opening = pen.frame(Purpose::Opening, &[]);
+    disk.put(opening.lsn, &opening.bytes);
+    let mut drawn = Vec::new();
+    for number in frames {
+        pen.vouch();
+        let frame = pen.frame(Purpose::Records, &[Entry::Data(&payload(number, bytes))]);
+        disk.put(frame.lsn, &frame.bytes);
+        drawn.push(frame);
+    }
+    (disk, pen, drawn)
 }
 
-#[derive(Debug, Default)]
-struct SpyState {
-    events: Vec<Event>,
-    lie: Option<Lie>,
-    power_fails_at: Option<Verb>,
-    is_off: bool,
+/// All records of these frames.
+pub(crate) fn records_of(frames: &[Drawn]) -> Records {
+    frames.iter().flat_map(|frame| frame.records.clone()).collect()
 }
 
-/// Something that was done to a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Event {
-    pub(crate) name: String,
-    pub(crate) verb: Verb,
-    pub(crate) offset: u64,
+/// The same bytes as a machine that lost power sees them: nothing of the old process is left.
+pub(crate) fn after_crash(storage: &impl Storage) -> Memory {
+    load(&save(storage))
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verb {
-    Read,
-    Write,
-    WriteDurable,
-    Sync,
-    Create,
-    Rename,
-    Remove,
-    SyncDir,
-}
-
-/// Reads of `name` that reach byte `at` answer it inverted, so many times.
-#[derive(Clone, Debug)]
-struct Lie {
-    name: String,
-    at: u64,
-    times: u32,
-}
-
-impl Spy {
-    pub(crate) fn new(inner: Memory) -> Self {
-        Self { inner, state: Arc::default() }
-    }
-
-    /// The next `times` reads of byte `at` of `name` are wrong.
-    pub(crate) fn lie(&self, name: &str, at: u64, times: u32) {
-        self.state.lock().lie = Some(Lie { name: name.to_owned(), at, times });
-    }
-
-    /// How many wrong answers are left.
-    pub(crate) fn lies_left(&self) -> u32 {
-        self.state.lock().lie.as_ref().map_or(0, |lie| lie.times)
-    }
-
-    /// The power fails just before the next `verb`: it and all changes after it fail.
-    pub(crate) fn fail_power_at(&self, verb: Verb) {
-        self.state.lock().power_fails_at = Some(verb);
-    }
-
-    pub(crate) fn events(&self) -> Vec<Event> {
-        self.state.lock().events.clone()
-    }
-
-    fn note(&self, name: &str, verb: Verb, offset: u64) -> io::Result<()> {
-        let mut state = self.state.lock();
-        if state.power_fails_at == Some(verb) {
-            state.is_off = true;
-        }
-        if state.is_off && verb != Verb::Read {
-            return Err(io::Error::other("the power has failed"));
-        }
-        state.events.push(Event { name: name.to_owned(), verb, offset });
-        Ok(())
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct SpyFile {
-    inner: MemoryFile,
-    name: String,
-    spy: Spy,
-}
-
-impl Spy {
-    fn file(&self, name: &str, inner: MemoryFile) -> SpyFile {
-        SpyFile { inner, name: name.to_owned(), spy: self.clone() }
-    }
-}
-
-impl Storage for Spy {
-    type File = SpyFile;
-    type Lock = MemoryLock;
-
-    fn create(&self) -> io::Result<()> {
-        self.inner.create()
-    }
-
-    fn lock(&self) -> Result<MemoryLock, LockError> {
-        self.inner.lock()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.inner.list()
-    }
-
-    fn open(&self, name: &str, access: Access) -> io::Result<SpyFile> {
-        Ok(self.file(name, self.inner.open(name, access)?))
-    }
-
-    fn create_file(&self, name: &str) -> io::Result<SpyFile> {
-        self.note(name, Verb::Create, 0)?;
-        Ok(self.file(name, self.inner.create_file(name)?))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.note(to, Verb::Rename, 0)?;
-        self.inner.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.note(name, Verb::Remove, 0)?;
-        self.inner.remove(name)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.note("", Verb::SyncDir, 0)?;
-        self.inner.sync_dir()
-    }
-
-    fn alignment(&self) -> aligned::Alignment {
-        self.inner.alignment()
-    }
-
-    fn depth_max(&self) -> u32 {
-        self.inner.depth_max()
-    }
-
-    fn probe(&self, file: &SpyFile, offset: u64, bytes: u64) -> io::Result<()> {
-        self.inner.probe(&file.inner, offset, bytes)
-    }
-
-    fn profile(&self) -> Profile {
-        self.inner.profile()
-    }
-
-    fn path(&self) -> PathBuf {
-        self.inner.path()
-    }
-
-    fn now(&self) -> Duration {
-        self.inner.now()
-    }
-
-    fn random(&self) -> u64 {
-        self.inner.random()
-    }
-
-    fn sleep(&self, time: Duration) {
-        self.inner.sleep(time);
-    }
-
-    fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
-        self.inner.spawn(name, work)
-    }
-}
-
-impl File for SpyFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.spy.note(&self.name, Verb::Read, offset)?;
-        let read = self.inner.read_at(buffer, offset)?;
-        let mut state = self.spy.state.lock();
-        if let Some(lie) = state.lie.as_mut().filter(|lie| lie.name == self.name)
-            && let Some(at) = lie.at.checked_sub(offset)
-            && let Some(byte) = buffer[..read].get_mut(usize::try_from(at).unwrap())
-            && lie.times > 0
-        {
-            *byte = !*byte;
-            lie.times -= 1;
-        }
-        Ok(read)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.spy.note(&self.name, Verb::Write, offset)?;
-        self.inner.write_at(bytes, offset)
-    }
-
-    fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.spy.note(&self.name, Verb::WriteDurable, offset)?;
-        self.inner.write_durable_at(bytes, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.spy.note(&self.name, Verb::Sync, 0)?;
-        self.inner.sync()
-    }
-
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.spy.note(&self.name, Verb::Write, 0)?;
-        self.inner.set_len(bytes)
-    }
-
-    fn write_zeroes(&self, offset: u64, bytes: u64) -> io::Result<bool> {
-        self.spy.note(&self.name, Verb::Write, offset)?;
-        self.inner.write_zeroes(offset, bytes)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn links(&self) -> io::Result<u64> {
-        self.inner.links()
-    }
-
-    fn drop_cache(&self) -> io::Result<()> {
-        self.inner.drop_cache()
-    }
+/// All records of a log that must open.
+pub(crate) fn records(storage: Memory) -> Records {
+    read_all(&small(), &storage).unwrap().0
 }
 
 /// The kind of an outcome's error.

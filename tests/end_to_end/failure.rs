@@ -75,11 +75,8 @@ fn the_first_failed_write_latches_every_call() {
     assert!(early.is_durable());
     assert_eq!(early.wait().unwrap(), early_lsn, "what was durable stays acknowledged");
 
-    let read: Vec<Vec<u8>> = wal
-        .read_from(Lsn::ZERO)
-        .unwrap()
-        .map(|record| record.unwrap().payload)
-        .collect();
+    let read: Vec<Vec<u8>> =
+        wal.read_from(Lsn::ZERO).unwrap().map(|record| record.unwrap().payload).collect();
     assert_eq!(read, [b"early".to_vec(), b"also early".to_vec()], "reading goes on");
 }
 
@@ -106,9 +103,8 @@ fn nothing_is_written_or_synced_after_the_failure() {
     drop(wal);
     assert_eq!(control.writes_and_syncs(), written);
     let events = control.events();
-    let is_failure = |event: &Event| {
-        matches!(event, Event::Failed(call) if call.verb == Verb::WriteDurable)
-    };
+    let is_failure =
+        |event: &Event| matches!(event, Event::Failed(call) if call.verb == Verb::WriteDurable);
     let failure = events.iter().position(is_failure).unwrap();
     let later: Vec<&Event> = events[failure + 1..]
         .iter()
@@ -357,11 +353,8 @@ fn a_panic_while_filling_makes_the_record_void() {
     let after = wal.append(b"after").unwrap();
     before.wait().unwrap();
     after.wait().unwrap();
-    let live: Vec<Vec<u8>> = wal
-        .read_from(Lsn::ZERO)
-        .unwrap()
-        .map(|record| record.unwrap().payload)
-        .collect();
+    let live: Vec<Vec<u8>> =
+        wal.read_from(Lsn::ZERO).unwrap().map(|record| record.unwrap().payload).collect();
     assert_eq!(live, [b"before".to_vec(), b"after".to_vec()]);
     drop(wal);
     let (records, ..) = replay_when_free(&options, &disk).unwrap();
@@ -422,11 +415,8 @@ fn the_log_cannot_be_used_while_filling() {
     });
     outer.unwrap().wait().unwrap();
     assert!(pending.is_durable());
-    let live: Vec<Vec<u8>> = wal
-        .read_from(start)
-        .unwrap()
-        .map(|record| record.unwrap().payload)
-        .collect();
+    let live: Vec<Vec<u8>> =
+        wal.read_from(start).unwrap().map(|record| record.unwrap().payload).collect();
     assert_eq!(live, [b"pending".to_vec(), b"other".to_vec(), b"outer".to_vec()]);
 }
 

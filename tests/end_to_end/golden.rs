@@ -1,8 +1,10 @@
-//! Golden logs: bytes of every released version of the format, kept for ever. Today's encoder writes
-//! exactly them, today's reader reads them.
+//! Golden logs: bytes of every released version of the format, kept for ever. Today's encoder
+//! writes exactly them, today's reader reads them.
 //!
-//! They are made here, by hand, from fixed numbers. `WAL_BLESS=1` writes those that are missing; one
-//! that is there is never changed: a new version of the format gets a directory of its own.
+//! They are made here, by hand, from fixed numbers. `WAL_BLESS=1` writes those that are missing;
+//! one that is there is never changed: a new version of the format gets a directory of its own.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
 use crate::craft::{
     Disk, Drawn, Entry, Image, Pen, Records, SEGMENT_BYTES, append, crc32, load, open, payload,
@@ -52,7 +54,8 @@ fn young() -> Golden {
     put(&mut disk, pen.frame(Purpose::Records, &[Entry::Data(b"debit alice 10")]));
     put(&mut disk, pen.frame(Purpose::Records, &[Entry::Data(b"credit bob 10"), Entry::Data(b"")]));
     pen.vouch();
-    let batch = [Entry::Inner(b"all"), Entry::Inner(b""), Entry::Inner(b"or"), Entry::Data(b"none")];
+    let batch =
+        [Entry::Inner(b"all"), Entry::Inner(b""), Entry::Inner(b"or"), Entry::Data(b"none")];
     put(&mut disk, pen.frame(Purpose::Records, &batch));
     pen.vouch();
     put(&mut disk, pen.frame(Purpose::Confirmation, &[]));
@@ -161,7 +164,8 @@ fn committed(name: &str) -> Image {
         if name == "records.txt" {
             continue;
         }
-        let length = if name == "identity" { u64::try_from(IDENTITY_BYTES).unwrap() } else { SEGMENT_BYTES };
+        let length =
+            if name == "identity" { u64::try_from(IDENTITY_BYTES).unwrap() } else { SEGMENT_BYTES };
         let mut bytes = fs::read(entry.path()).unwrap();
         bytes.resize(usize::try_from(length).unwrap(), 0);
         image.insert(name, bytes);
@@ -181,8 +185,9 @@ fn bless(golden: &Golden) {
     }
 }
 
-/// A field moves by four bytes in a harmless clean-up, and every test that writes and reads with the
-/// same code still passes, while no log that exists can be read. The bytes of the format are these.
+/// A field moves by four bytes in a harmless clean-up, and every test that writes and reads with
+/// the same code still passes, while no log that exists can be read. The bytes of the format are
+/// these.
 #[test]
 fn todays_encoder_writes_the_golden_bytes() {
     for golden in [young(), old()] {
@@ -248,8 +253,8 @@ fn todays_reader_reads_the_golden_bytes() {
 }
 
 /// The records of a batch are encoded by the engine alone; the golden ones are made here from the
-/// specification. Where both can encode, they must agree, or the golden batch proves nothing; and the
-/// engine's own batch must be what the specification says.
+/// specification. Where both can encode, they must agree, or the golden batch proves nothing; and
+/// the engine's own batch must be what the specification says.
 #[test]
 fn batch_of_the_engine_is_the_specifications() {
     let storage = wal::io::Memory::new();

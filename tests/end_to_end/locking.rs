@@ -156,9 +156,7 @@ fn a_closed_log_can_be_opened_at_once_though_others_were_waiting() {
         let wal = wal.unwrap_or_else(|error| panic!("round {round}: {error}"));
         thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| {
-                    while wal.append(b"x").and_then(|ticket| ticket.wait()).is_ok() {}
-                });
+                scope.spawn(|| while wal.append(b"x").and_then(|ticket| ticket.wait()).is_ok() {});
             }
             while wal.stats().durable_records < 50 {
                 thread::yield_now();

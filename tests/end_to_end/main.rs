@@ -1,8 +1,22 @@
 //! The log from outside: one file for each kind of story.
 
+// When the disk and the program misbehave.
 mod async_use;
 mod commit;
 mod failure;
 mod locking;
 mod reading_live;
 mod space;
+
+// What the bytes on disk say.
+mod cli;
+mod craft;
+mod damage;
+mod golden;
+mod input;
+mod places;
+mod recovery;
+mod resurrection;
+mod shape;
+mod source;
+mod spy;

@@ -1,6 +1,8 @@
 //! Places: file systems, devices with large sectors, disks that are full or may not be written.
 //! Most of this needs root and loop devices; what cannot be made is skipped, loudly.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
 use crate::craft::{Records, append, kind, open, payload, read_all, skipped, small};
 use std::{
     fs,
@@ -124,9 +126,9 @@ fn every_file_system_keeps_a_log() {
     }
 }
 
-/// A log with blocks of 512 bytes is copied to a disk whose sectors are 4096 bytes long: eight of its
-/// blocks would share a sector, and each write would risk seven that are acknowledged. Refused, with
-/// both numbers. The same blocks are fine where they were made.
+/// A log with blocks of 512 bytes is copied to a disk whose sectors are 4096 bytes long: eight of
+/// its blocks would share a sector, and each write would risk seven that are acknowledged. Refused,
+/// with both numbers. The same blocks are fine where they were made.
 #[test]
 fn small_blocks_are_refused_on_large_sectors() {
     let Some(small_sectors) = or_skip(Mount::device("ext4", 512, 32 << 20)) else { return };
@@ -197,8 +199,7 @@ fn names_and_bytes(path: &Path) -> Vec<(String, Vec<u8>)> {
 /// for writing says so; reading works.
 #[test]
 fn read_only_file_system_can_be_read() {
-    let mounts =
-        [or_skip(Mount::tmpfs("16m")), or_skip(Mount::device("ext4", 512, 32 << 20))];
+    let mounts = [or_skip(Mount::tmpfs("16m")), or_skip(Mount::device("ext4", 512, 32 << 20))];
     for mount in mounts.into_iter().flatten() {
         let records = fill(&mount.log(), 12);
         if let Err(why) = run("mount", &["-o", "remount,ro", mount.point()]) {
@@ -223,8 +224,8 @@ fn read_only_file_system_can_be_read() {
     }
 }
 
-/// Disks so small that the log fills them: appends are refused, what was acknowledged stays, through
-/// a crash and a reopen on the full disk, and a checkpoint lets it go on.
+/// Disks so small that the log fills them: appends are refused, what was acknowledged stays,
+/// through a crash and a reopen on the full disk, and a checkpoint lets it go on.
 #[test]
 fn full_disk_is_survived() {
     let mounts = [

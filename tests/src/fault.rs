@@ -285,11 +285,7 @@ impl Control {
         }
     }
 
-    fn around<T>(
-        &self,
-        call: Call,
-        work: impl FnOnce(Effect) -> io::Result<T>,
-    ) -> io::Result<T> {
+    fn around<T>(&self, call: Call, work: impl FnOnce(Effect) -> io::Result<T>) -> io::Result<T> {
         let mut state = self.0.state.lock();
         *state.counts.entry(call.verb).or_default() += 1;
         state.events.push(Event::Start(call.clone()));
@@ -603,7 +599,11 @@ pub fn snapshot(storage: &impl Storage) -> Memory {
     copy
 }
 
-fn copy_into(storage: &impl Storage, copy: &Memory) -> io::Result<()> {
+/// Copies all bytes in `storage` into the empty `copy`, which may have a limit of its own.
+///
+/// # Errors
+/// Those of reading and writing.
+pub fn copy_into(storage: &impl Storage, copy: &Memory) -> io::Result<()> {
     const CHUNK_BYTES: usize = 1 << 20;
     copy.create()?;
     let mut buffer = Buffer::zeroed(storage.alignment().max(copy.alignment()), CHUNK_BYTES)

@@ -73,3 +73,8 @@ pub use reader::{Follow, OwnedRecord, Reader};
 pub use recovery::{Cut, OpenReport, Verdict};
 pub use replay::{Record, Replay};
 pub use ticket::{AppendFuture, Ticket};
+
+/// The README's example is compiled with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

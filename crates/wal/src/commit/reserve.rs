@@ -221,8 +221,10 @@ impl<S: Storage> Engine<S> {
         wait: &mut RoomWait,
     ) -> Result<Result<Grant<'_>, Short>> {
         self.check_running(core)?;
-        // A checkpoint does not queue behind appends that wait for what only it can free.
-        let its_turn = core.room.is_turn_of(wait.place) || core.room.is_empty();
+        // Who holds what others queue for must not queue behind them. And a checkpoint does not queue
+        // behind appends that wait for what only it can free.
+        let holds_own = !matches!(wait.own, Own::None);
+        let its_turn = holds_own || core.room.is_empty() || core.room.is_turn_of(wait.place);
         if !its_turn && request.class == Class::User {
             return Ok(Err(Short::Memory));
         }

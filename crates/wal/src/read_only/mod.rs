@@ -272,7 +272,7 @@ impl<S: Storage> View<S> {
             Head::Valid(header) => {
                 Some((header.sequence, Segment::new(header, Arc::clone(&surveyed.slot))))
             }
-            Head::Invalid(_) | Head::Unreadable(_) => None,
+            Head::Invalid(_) | Head::Twin { .. } | Head::Unreadable(_) => None,
         });
         valid.collect::<BTreeMap<_, _>>().into_values().collect()
     }
@@ -307,7 +307,7 @@ fn look<S: Storage>(
     loop {
         let survey = Names::list(&**storage)
             .and_then(|names| Survey::take(&**storage, identity, names, Access::Read));
-        let survey = match survey {
+        let mut survey = match survey {
             Ok(survey) => survey,
             // A slot that was given back between the list and the look.
             Err(error) if scans < SCANS_MAX && is_missing(&error) => {
@@ -316,7 +316,7 @@ fn look<S: Storage>(
             }
             Err(error) => return Err(error),
         };
-        let examined = recovery::examine(storage, identity, &survey, unreadable);
+        let examined = recovery::examine(storage, identity, &mut survey, unreadable);
         let answer = examined.as_ref().err().map(ToString::to_string);
         if answer.is_none() || answer == before || scans == SCANS_MAX {
             return Ok(View { survey, examined });

@@ -29,7 +29,8 @@ pub(crate) struct Stretch<F> {
     pub(crate) to: u64,
 }
 
-/// The reader's end. Its threads end when it is dropped, or at the plan's end.
+/// The reader's end. Its threads end when it is dropped, or at the plan's end; once it is dropped no
+/// read is under way and no slot is held, so that a writer can reuse them all.
 pub(super) struct Ahead<F: File> {
     shared: Arc<Shared<F>>,
     /// How many chunks were taken, and how many the plan has.
@@ -38,15 +39,15 @@ pub(super) struct Ahead<F: File> {
 }
 
 struct Shared<F> {
-    plan: Vec<Stretch<F>>,
-    state: Mutex<State>,
+    state: Mutex<State<F>>,
     /// A buffer came back.
     room: Condvar,
-    /// A chunk is there.
+    /// A chunk is there, or a read has ended.
     ready: Condvar,
 }
 
-struct State {
+struct State<F> {
+    plan: Vec<Stretch<F>>,
     /// The next chunk to be read: its number, and where it is in the plan.
     next: u64,
     stretch: usize,
@@ -54,6 +55,8 @@ struct State {
     idle: Vec<Buffer>,
     done: BTreeMap<u64, Chunk>,
     closed: bool,
+    /// How many reads are under way.
+    reading: usize,
 }
 
 /// What a thread read.
@@ -63,9 +66,10 @@ pub(super) struct Chunk {
     pub(super) outcome: io::Result<()>,
 }
 
-struct Job {
+struct Job<F> {
     number: u64,
-    stretch: usize,
+    sequence: u64,
+    slot: Arc<Slot<F>>,
     offset: u64,
     bytes: usize,
     buffer: Buffer,
@@ -90,10 +94,17 @@ impl<F: File> Ahead<F> {
             .collect::<Result<Vec<_>, _>>()
             .ok()?;
         let offset = plan.first()?.from;
-        let state =
-            State { next: 0, stretch: 0, offset, idle, done: BTreeMap::new(), closed: false };
-        let shared = Arc::new(Shared {
+        let state = State {
             plan,
+            next: 0,
+            stretch: 0,
+            offset,
+            idle,
+            done: BTreeMap::new(),
+            closed: false,
+            reading: 0,
+        };
+        let shared = Arc::new(Shared {
             state: Mutex::new(state),
             room: Condvar::new(),
             ready: Condvar::new(),
@@ -137,73 +148,83 @@ impl<F: File> Ahead<F> {
 impl<F: File> Drop for Ahead<F> {
     fn drop(&mut self) {
         self.shared.close();
+        let mut state = self.shared.state.lock();
+        while state.reading > 0 {
+            self.shared.ready.wait(&mut state);
+        }
     }
 }
 
 impl<F: File> Shared<F> {
     fn work(&self) {
-        let _closer = Closer(self);
-        while let Some(mut job) = self.next_job() {
-            let Some(stretch) = self.plan.get(job.stretch) else { return };
-            let target = &mut job.buffer.as_mut_slice()[HEADROOM_BYTES..][..job.bytes];
-            let answer = stretch.slot.file.read_at(target, job.offset);
+        while let Some(job) = self.next_job() {
+            let _reading = Reading(self);
+            let Job { number, sequence, slot, offset, bytes, mut buffer } = job;
+            let target = &mut buffer.as_mut_slice()[HEADROOM_BYTES..][..bytes];
+            let answer = slot.file.read_at(target, offset);
+            drop(slot);
             let (bytes, outcome) = match answer {
                 Ok(bytes) => (bytes, Ok(())),
                 Err(error) => (0, Err(error)),
             };
-            let filled =
-                Filled { buffer: job.buffer, headroom: HEADROOM_BYTES, offset: job.offset, bytes };
-            let chunk = Chunk { sequence: stretch.sequence, filled, outcome };
-            self.state.lock().done.insert(job.number, chunk);
-            self.ready.notify_one();
+            let filled = Filled { buffer, headroom: HEADROOM_BYTES, offset, bytes };
+            self.state.lock().done.insert(number, Chunk { sequence, filled, outcome });
         }
     }
 
-    fn next_job(&self) -> Option<Job> {
+    fn next_job(&self) -> Option<Job<F>> {
         let mut state = self.state.lock();
         loop {
             if state.closed {
                 return None;
             }
-            let stretch = self.plan.get(state.stretch)?;
+            let stretch = state.plan.get(state.stretch)?;
             let left = stretch.to.saturating_sub(state.offset);
             if left == 0 {
                 state.stretch += 1;
-                state.offset = self.plan.get(state.stretch).map_or(0, |next| next.from);
+                state.offset = state.plan.get(state.stretch).map_or(0, |next| next.from);
                 continue;
             }
+            let (sequence, slot) = (stretch.sequence, Arc::clone(&stretch.slot));
             let Some(buffer) = state.idle.pop() else {
+                drop(slot);
                 self.room.wait(&mut state);
                 continue;
             };
             let bytes = left.min(widen(CHUNK_BYTES));
             let job = Job {
                 number: state.next,
-                stretch: state.stretch,
+                sequence,
+                slot,
                 offset: state.offset,
                 bytes: usize::try_from(bytes).unwrap_or(CHUNK_BYTES),
                 buffer,
             };
             state.next += 1;
             state.offset += bytes;
+            state.reading += 1;
             return Some(job);
         }
     }
 
     fn close(&self) {
-        self.state.lock().closed = true;
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.plan.clear();
         self.room.notify_all();
         self.ready.notify_all();
     }
 }
 
-/// Ends everybody's wait if a thread dies of a panic.
-struct Closer<'a, F: File>(&'a Shared<F>);
+/// Ends a read, also one that panics: then everybody's, so that nobody waits for its chunk.
+struct Reading<'a, F: File>(&'a Shared<F>);
 
-impl<F: File> Drop for Closer<'_, F> {
+impl<F: File> Drop for Reading<'_, F> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.close();
         }
+        self.0.state.lock().reading -= 1;
+        self.0.ready.notify_all();
     }
 }

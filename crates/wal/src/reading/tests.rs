@@ -140,6 +140,22 @@ fn another_way_than_the_plan_is_walked_all_the_same() {
 }
 
 #[test]
+fn a_walker_that_is_gone_holds_no_slot() {
+    // A writer reuses only slots that nobody holds.
+    let storage = Memory::new();
+    let (segments, places) = segments(&storage, lengths());
+    for steps in (0..places.len()).step_by(9) {
+        let mut walker = FrameWalker::new(identity(), storage.alignment());
+        walker.read_ahead(&storage, plan(&segments));
+        for segment in segments.iter().take(steps / 9) {
+            let _ = walker.next(segment, Lsn::new(u64::MAX));
+        }
+        drop(walker);
+        assert!(segments.iter().all(|segment| Arc::strong_count(&segment.slot) == 1));
+    }
+}
+
+#[test]
 fn nothing_is_read_past_the_limit() {
     // A frame above the limit may still be being written: what was read of it must not be kept.
     let storage = Memory::new();

@@ -12,7 +12,7 @@ use crate::{
     slots::{FreeSlot, Segment},
 };
 use aligned::Buffer;
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
 
 const STEP_BYTES: usize = 1 << 20;
 
@@ -78,7 +78,7 @@ impl<S: Storage> Planner<'_, S> {
     /// Places the slots whose header is valid.
     fn place_segments(&mut self, survey: &Survey<S::File>) -> Result<()> {
         let oldest = self.oldest();
-        let mut needed: BTreeMap<u64, &Surveyed<S::File>> = BTreeMap::new();
+        let mut needed = BTreeSet::new();
         for surveyed in &survey.slots {
             let Head::Valid(header) = &surveyed.head else { continue };
             if header.sequence < oldest {
@@ -90,13 +90,7 @@ impl<S: Storage> Planner<'_, S> {
                 continue;
             }
             self.check_length(surveyed, header.sequence)?;
-            if let Some(twin) = needed.insert(header.sequence, surveyed) {
-                let names = format!("{} and {}", twin.slot.name, surveyed.slot.name);
-                return Err(self
-                    .corrupt("two slots say that they are the same segment", surveyed)
-                    .with_segment(header.sequence)
-                    .with_expected_found("one slot", names));
-            }
+            needed.insert(header.sequence);
             let segment = Segment::new(header, Arc::clone(&surveyed.slot));
             if header.sequence == self.tail.saturating_add(1) {
                 self.layout.successor = Some(segment);
@@ -105,7 +99,7 @@ impl<S: Storage> Planner<'_, S> {
             }
         }
         self.layout.live.sort_unstable_by_key(|segment| segment.sequence);
-        let missing = (oldest..=self.tail).find(|sequence| !needed.contains_key(sequence));
+        let missing = (oldest..=self.tail).find(|sequence| !needed.contains(sequence));
         match missing {
             None => Ok(()),
             Some(sequence) => Err(self.missing(sequence, survey)),
@@ -131,11 +125,9 @@ impl<S: Storage> Planner<'_, S> {
     /// The error for a segment that no slot holds. Tells which slot it may have been.
     fn missing(&self, sequence: u64, survey: &Survey<S::File>) -> Error {
         let base = Lsn::new(sequence.saturating_mul(self.identity.segment_bytes));
-        let others = survey.slots.iter().filter_map(|surveyed| match &surveyed.head {
-            Head::Valid(_) => None,
-            Head::Invalid(fault) => Some(format!("{}: {fault}", surveyed.slot.name)),
-            Head::Unreadable(error) => Some(format!("{}: {error}", surveyed.slot.name)),
-        });
+        let others =
+            survey.slots.iter().filter(|surveyed| !matches!(surveyed.head, Head::Valid(_)));
+        let others = others.map(|surveyed| format!("{}: {}", surveyed.slot.name, surveyed.head));
         let others: Vec<_> = others.collect();
         let found = match others.as_slice() {
             [] => "none".to_owned(),
@@ -164,8 +156,7 @@ impl<S: Storage> Planner<'_, S> {
                         .with_path(self.path(surveyed))
                         .with_expected_found(VERSION, found));
                 }
-                Head::Invalid(fault) => fault.to_string(),
-                Head::Unreadable(error) => format!("a read error: {error}"),
+                head => head.to_string(),
             };
             let contents = self.look_through(surveyed)?;
             if let Some((offset, frame)) = contents.highest
@@ -173,7 +164,7 @@ impl<S: Storage> Planner<'_, S> {
             {
                 let base = frame.lsn.get() - offset;
                 return Err(self
-                    .corrupt("the header of a segment that holds frames is damaged", surveyed)
+                    .corrupt("a slot holds frames that are needed, and is no segment", surveyed)
                     .with_segment(base / self.identity.segment_bytes)
                     .with_offset(0)
                     .with_lsn(Lsn::new(base))

@@ -242,31 +242,54 @@ fn read_segment<S: Storage>(
     walker: &mut FrameWalker<S::File>,
     sequence: u64,
 ) -> Result<SegmentScan<S::File>> {
-    let indexes = by_sequence.get(&sequence).map_or(&[][..], Vec::as_slice);
-    let mut slots = indexes.iter().filter_map(|index| survey.slots.get(*index));
-    match (slots.next(), slots.next()) {
-        (Some(surveyed), None) if let Head::Valid(header) = &surveyed.head => {
+    let index = by_sequence.get(&sequence).and_then(|indexes| indexes.first());
+    match index.and_then(|index| survey.slots.get(*index)) {
+        Some(surveyed) if let Head::Valid(header) = &surveyed.head => {
             let segment = Segment::new(header, Arc::clone(&surveyed.slot));
             scan_segment(walker, identity, segment, header.origin)
         }
-        (first, second) => {
-            let names = [first, second].into_iter().flatten();
-            let names: Vec<_> = names.map(|surveyed| surveyed.slot.name.as_str()).collect();
-            Err(Error::new(ErrorKind::Corrupt, "two slots say that they are the same segment")
-                .with_path(storage.path())
-                .with_segment(sequence)
-                .with_expected_found("one slot", names.join(" and ")))
+        _ => Err(no_segment(storage, survey)),
+    }
+}
+
+/// Of several slots that say that they are the same segment, takes the one that holds its frames.
+///
+/// A disk that says "full" when a header is made durable may have written it all the same; then the
+/// writer prepares another slot. The others become slots without a header: they are free unless a
+/// frame in them is needed, and that is corruption.
+pub(crate) fn settle_twins<F: File>(
+    identity: &Identity,
+    survey: &mut Survey<F>,
+    walker: &mut FrameWalker<F>,
+) -> Result<()> {
+    for (sequence, indexes) in survey.by_sequence() {
+        if indexes.len() < 2 {
+            continue;
+        }
+        let mut holder = indexes.first().copied();
+        for index in &indexes {
+            let Some(surveyed) = survey.slots.get(*index) else { continue };
+            let Head::Valid(header) = &surveyed.head else { continue };
+            let segment = Segment::new(header, Arc::clone(&surveyed.slot));
+            let scan = scan_segment(walker, identity, segment, header.origin)?;
+            if scan.headers().next().is_some() {
+                holder = Some(*index);
+                break;
+            }
+        }
+        for index in indexes.iter().filter(|index| Some(**index) != holder) {
+            if let Some(surveyed) = survey.slots.get_mut(*index) {
+                surveyed.head = Head::Twin { sequence };
+            }
         }
     }
+    Ok(())
 }
 
 /// The error for a log none of whose slots says that it is a segment.
 fn no_segment<S: Storage>(storage: &S, survey: &Survey<S::File>) -> Error {
-    let found = survey.slots.iter().map(|surveyed| match &surveyed.head {
-        Head::Valid(_) => surveyed.slot.name.clone(),
-        Head::Invalid(fault) => format!("{}: {fault}", surveyed.slot.name),
-        Head::Unreadable(error) => format!("{}: {error}", surveyed.slot.name),
-    });
+    let found =
+        survey.slots.iter().map(|surveyed| format!("{}: {}", surveyed.slot.name, surveyed.head));
     let found: Vec<_> = found.collect();
     Error::new(ErrorKind::Corrupt, "the log has an identity and no segment")
         .with_path(storage.path())

@@ -7,7 +7,7 @@ use crate::{
     reading,
     slots::{Slot, slot_number},
 };
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, fmt, io, sync::Arc};
 
 /// The identity file.
 pub(crate) const IDENTITY_NAME: &str = "identity";
@@ -39,6 +39,10 @@ pub(crate) struct Surveyed<F> {
 pub(crate) enum Head {
     Valid(SegmentHeader),
     Invalid(HeaderFault),
+    /// Another slot says that it is the same segment, and is taken for it.
+    Twin {
+        sequence: u64,
+    },
     Unreadable(io::Error),
 }
 
@@ -130,6 +134,17 @@ impl Head {
                 Ok(header) => Self::Valid(header),
                 Err(fault) => Self::Invalid(fault),
             },
+        }
+    }
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Valid(header) => write!(f, "the header of segment {}", header.sequence),
+            Self::Invalid(fault) => fault.fmt(f),
+            Self::Twin { sequence } => write!(f, "a second header of segment {sequence}"),
+            Self::Unreadable(error) => write!(f, "a read error: {error}"),
         }
     }
 }

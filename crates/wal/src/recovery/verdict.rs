@@ -50,10 +50,11 @@ pub(crate) struct CutFrame<F> {
 pub(crate) fn examine<S: Storage>(
     storage: &Arc<S>,
     identity: &Identity,
-    survey: &Survey<S::File>,
+    survey: &mut Survey<S::File>,
     policy: Unreadable,
 ) -> Result<Examined<S::File>> {
     let mut walker = FrameWalker::new(*identity, storage.alignment());
+    scan::settle_twins(identity, survey, &mut walker)?;
     let scan = scan::scan(&**storage, identity, survey, &mut walker)?;
     let layout = layout::plan(&**storage, identity, survey, &scan)?;
     let cut = judge(&**storage, identity, &scan, policy)?;

@@ -213,6 +213,38 @@ fn two_copies_of_a_segment_are_corruption_unless_released() {
 }
 
 #[test]
+fn a_second_header_without_frames_is_what_a_full_disk_leaves() {
+    // The write of a header answered "no space" and was made all the same; the writer prepared
+    // another slot for the same segment.
+    for (first, second) in [(1, 2), (2, 1)] {
+        let mut log = Handmade::new();
+        log.reopen();
+        log.mark = log.lsn;
+        log.frame(&[b"one"]);
+        log.segment(1, first, Origin::Zeroed);
+        log.segment(1, second, Origin::Zeroed);
+        let found = log.open().unwrap();
+        assert_eq!((found.free.len(), found.segments.len()), (1, 1));
+        assert!(found.successor.is_some());
+        log.mark = log.lsn;
+        log.enter(1);
+        log.frame(&[b"two"]);
+        let (found, records) = replay(&log).unwrap();
+        assert_eq!((records, found.free.len()), (log.records.clone(), 1));
+        assert_eq!(found.segments[1].slot.number, second);
+        // Long after, in the middle of the log.
+        for sequence in 2..5 {
+            log.segment(sequence, u32::try_from(sequence).unwrap() + 2, Origin::Zeroed);
+            log.mark = log.lsn;
+            log.enter(sequence);
+            log.frame(&[b"more"]);
+        }
+        let (found, records) = replay(&log).unwrap();
+        assert_eq!((records, found.free.len()), (log.records.clone(), 1));
+    }
+}
+
+#[test]
 fn a_short_file_is_corruption_if_it_is_needed() {
     let log = two_segments();
     for slot in 0..2 {

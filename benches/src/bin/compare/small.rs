@@ -1,0 +1,73 @@
+//! What a single call costs, and what an open log takes.
+
+use std::{error::Error, fs};
+
+use wal::{Options, Wal};
+use wal_benches::{
+    goals::{Bound, Goal},
+    log::{RecycledLog, time_appends},
+    measure::{Spread, float},
+};
+
+use crate::{Bench, Outcome};
+
+/// The record of the timed calls.
+const RECORD: [u8; 128] = [0xA5; 128];
+
+/// Appends between two flushes: two thirds of a default frame, so that nothing is written meanwhile.
+const BATCH_RECORDS: u64 = 2048;
+
+const APPENDS: u64 = 200 * BATCH_RECORDS;
+
+const LOG_SPAN: u64 = 64 << 20;
+
+/// What a log with default options writes while its memory is watched.
+const MEMORY_BYTES: u64 = 1 << 30;
+
+/// What may be added to the pool: threads, tables, the preparer's buffer.
+const MEMORY_FIXED_MIB: f64 = 4.0;
+const POOL_MIB: f64 = 8.0;
+
+pub(crate) fn append(bench: &Bench) -> Outcome {
+    let path = bench.directory.join("append");
+    let log = RecycledLog::create(&path, &Options::new(), LOG_SPAN)?;
+    let form = |wal: &Wal| Ok(wal.append(&RECORD)?.lsn());
+    let mut nanos = Vec::new();
+    for _ in 0..bench.arguments.rounds {
+        let taken = time_appends(&log, APPENDS, BATCH_RECORDS, form)?;
+        nanos.push(taken.as_secs_f64() * 1e9 / float(APPENDS));
+    }
+    drop(log);
+    fs::remove_dir_all(path)?;
+    Ok(vec![Goal {
+        subject: "append of 128 bytes, nobody waiting, ns".to_owned(),
+        bound: Bound::AtMost(150.0),
+        figure: Spread::of(nanos),
+        detail: format!("{APPENDS} calls a round, flushed each {BATCH_RECORDS} off the clock"),
+    }])
+}
+
+pub(crate) fn memory(bench: &Bench) -> Outcome {
+    let path = bench.directory.join("memory");
+    let before = resident_mib()?;
+    let log = RecycledLog::create(&path, &Options::new(), LOG_SPAN)?;
+    log.append_through(MEMORY_BYTES)?;
+    let grown = resident_mib()? - before;
+    drop(log);
+    fs::remove_dir_all(path)?;
+    Ok(vec![Goal {
+        subject: "resident memory of a writer, MiB".to_owned(),
+        bound: Bound::AtMost(POOL_MIB + MEMORY_FIXED_MIB),
+        figure: Spread::of(vec![grown]),
+        detail: format!("after {} MiB; the pool is {POOL_MIB} MiB", MEMORY_BYTES >> 20),
+    }])
+}
+
+/// What the process has in memory. From `proc(5)`: the field `VmRSS` of `status`, in KiB.
+fn resident_mib() -> Result<f64, Box<dyn Error>> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = resident.and_then(|resident| resident.trim().strip_suffix(" kB"));
+    let kib: u64 = kib.ok_or("no VmRSS in /proc/self/status")?.parse()?;
+    Ok(float(kib) / 1024.0)
+}
