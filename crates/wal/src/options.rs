@@ -200,7 +200,12 @@ impl Options {
             expect_at_least: self.expect_at_least,
             unreadable_is_torn: self.unreadable_tail == UnreadableTail::TreatAsTorn,
         };
-        Replay::open(storage, policy, self.clone())
+        let replay = Replay::open(storage, policy, self.clone())?;
+        // Held against the segments that the log has, not those that a new one would get.
+        if self.log_bytes_max / 3 < replay.report().segment_bytes {
+            return Err(out_of_range("log_bytes_max", "at least three segments"));
+        }
+        Ok(replay)
     }
 
     /// Opens the log in directory `path` for reading only: without the lock, without writing,
@@ -251,9 +256,6 @@ impl Options {
         }
         if self.confirm_after > Duration::from_secs(86400) {
             return Err(out_of_range("confirm_after", "up to a day"));
-        }
-        if self.log_bytes_max / 3 < self.segment_bytes {
-            return Err(out_of_range("log_bytes_max", "at least three segments"));
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Appending: room in the open frame, and what happens when there is none.
 
 use super::{
-    Engine, FILLING, RESERVED_BLOCKS,
+    Engine, FILLING,
     reserve::{Class, FIRST_FRAME_OVERHEAD, Request, RoomWait, Short, advance, take_room, to_u64},
     state::Core,
 };
@@ -37,8 +37,8 @@ impl<S: Storage> Engine<S> {
     /// The most room that the records of one frame can take, headers included: what an empty
     /// segment holds without its reserved blocks.
     fn frame_room_max(&self) -> u64 {
-        let blocks = (1 + RESERVED_BLOCKS) * self.block.bytes_u64();
-        self.identity.segment_bytes - blocks - to_u64(FIRST_FRAME_OVERHEAD)
+        let kept = self.block.bytes_u64() + self.reserved_bytes();
+        self.identity.segment_bytes - kept - to_u64(FIRST_FRAME_OVERHEAD)
     }
 
     /// The longest payload of a record that can be appended, in bytes.
@@ -196,11 +196,17 @@ impl<S: Storage> Engine<S> {
         }
         let checkpoint = Checkpoint { start_mark, state };
         let length = checkpoint.payload_bytes();
-        let request = self.request_one(length, Class::Checkpoint)?;
         // Before it takes room, for a refusal must not eat a full disk's last blocks; and again in
         // the critical section that orders it, for of two racing checkpoints the lower one may come
         // second. Only then its room becomes void.
-        self.check_start_mark(&self.core.lock(), start_mark)?;
+        let core = self.core.lock();
+        self.check_start_mark(&core, start_mark)?;
+        // The last blocks on a full disk are for the checkpoint that frees a slot, not for those that
+        // say nothing new.
+        let frees = core.segments.frees(start_mark, self.identity.segment_bytes);
+        drop(core);
+        let class = if frees { Class::Checkpoint } else { Class::User };
+        let request = self.request_one(length, class)?;
         let mut wait = RoomWait::default();
         let (grant, mut core) = self.reserve_waiting(request, &mut wait)?;
         let room = take_room(&grant, request.bytes);

@@ -28,7 +28,7 @@ struct Job<S: Storage> {
     segment: Segment<S::File>,
     offset: u64,
     /// Keeps the directory locked for as long as the write is under way.
-    _lease: Option<Arc<S::Lock>>,
+    lease: Option<Arc<S::Lock>>,
 }
 
 /// What is done once the lock is released again.
@@ -65,7 +65,7 @@ impl<S: Storage> Engine<S> {
 
     /// Writes the sealed frame at the front and acknowledges what became durable by it.
     pub(super) fn write(self: &Arc<Self>, mut core: MutexGuard<'_, Core<S>>, front: u64) {
-        let Some(job) = self.start(&mut core, front) else { return };
+        let Some(mut job) = self.start(&mut core, front) else { return };
         drop(core);
         let mut started = Started { engine: self, ended: false };
         let mut place = self.frames[job.index].buffer.own();
@@ -81,6 +81,8 @@ impl<S: Storage> Engine<S> {
         let time = self.storage.now().saturating_sub(before);
         let buffer = place.take();
         drop(place);
+        // Before anybody hears of it: who closes the log on that word must find it unlocked.
+        drop(job.lease.take());
         started.ended = true;
         match result {
             Ok(()) => self.complete(&job, time),
@@ -118,7 +120,7 @@ impl<S: Storage> Engine<S> {
         core.unwritten += 1;
         core.in_flight += 1;
         let lease = core.lease.clone();
-        Some(Job { frame: front, index, header: bytes, segment, offset, _lease: lease })
+        Some(Job { frame: front, index, header: bytes, segment, offset, lease })
     }
 
     /// A write succeeded: the durable mark moves over the frames that are done without a gap.

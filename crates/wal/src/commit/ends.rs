@@ -1,11 +1,7 @@
 //! The two ends of a writer's life: the opening frame and the close.
 
 use super::{Engine, STATE_CLOSED, STATE_CLOSING, STATE_LATCHED, STATE_RUNNING};
-use crate::{
-    Error, ErrorKind, Lsn, Result,
-    format::{FRAME_HEADER_BYTES, Purpose},
-    io::Storage,
-};
+use crate::{Error, ErrorKind, Lsn, Result, format::Purpose, io::Storage};
 use std::sync::{Arc, atomic::Ordering};
 
 /// Whether the place where the log ends has to be fixed by a frame.
@@ -56,7 +52,7 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Puts the opening frame at the tail. On a full disk it may use the reserved blocks as long as
-    /// one is left for a checkpoint.
+    /// they hold a checkpoint after it.
     fn install_opening(self: &Arc<Self>, verdict: Verdict) -> Result<bool> {
         let mut core = self.core.lock();
         if self.install_empty(&mut core, Purpose::Opening) {
@@ -74,8 +70,7 @@ impl<S: Storage> Engine<S> {
         if full.kind() != ErrorKind::NoSpace {
             return Err(full);
         }
-        let two_blocks = FRAME_HEADER_BYTES + self.block.bytes();
-        let buffer = self.fits_reserve(&core, two_blocks).then(|| self.pool.take()).flatten();
+        let buffer = self.fits_before_checkpoint(&core).then(|| self.pool.take()).flatten();
         match (buffer, verdict) {
             (Some(buffer), _) => {
                 self.install(&mut core, buffer, Purpose::Opening);

@@ -55,9 +55,10 @@ use std::{
     time::Duration,
 };
 
-/// The last blocks of a segment that has no prepared successor: only checkpoints may use them, so
-/// that a log on a full disk can always be told what it may forget.
-pub(crate) const RESERVED_BLOCKS: u64 = 4;
+/// How many of the largest checkpoints fit the end of a segment that has no prepared successor. Nothing
+/// else may use that room, so that a log on a full disk can always be told what it may forget. With
+/// blocks of 4096 bytes these are four blocks.
+const RESERVED_CHECKPOINTS: u64 = 4;
 
 /// What the options come to.
 #[derive(Clone, Copy, Debug)]
@@ -237,6 +238,16 @@ impl<S: Storage> Engine<S> {
     /// The end of the last record that was appended, or of its frame once that is durable.
     pub(crate) fn appended(&self) -> Lsn {
         self.look(|core| self.end_of_log(core)).unwrap_or_else(|| self.durable())
+    }
+
+    /// What the largest checkpoint takes in a frame of its own.
+    fn checkpoint_frame_bytes(&self) -> u64 {
+        reserve::to_u64(reserve::FIRST_FRAME_OVERHEAD).next_multiple_of(self.block.bytes_u64())
+    }
+
+    /// The end of a segment that user records may not enter while it has no successor.
+    fn reserved_bytes(&self) -> u64 {
+        RESERVED_CHECKPOINTS * self.checkpoint_frame_bytes()
     }
 
     fn end_of_log(&self, core: &Core<S>) -> Lsn {

@@ -122,46 +122,47 @@ impl<S: Storage> Engine<S> {
         sequence: u64,
         free: Option<FreeSlot<S::File>>,
         number: u32,
-    ) -> Result<Made<S>> {
+    ) -> Result<Made<S>, Failed<S>> {
+        if SegmentHeader::new(&self.identity, sequence, Origin::Zeroed).is_none() {
+            return Err(Error::new(ErrorKind::NoSpace, "the end of the 64-bit log").into());
+        }
         let recycled = free.is_some();
-        let (slot, origin) = match free {
+        let FreeSlot { slot, origin, .. } = match free {
             Some(free) => self.reuse(free)?,
-            None => (self.create_slot(number)?, Origin::Zeroed),
+            None => self.create_slot(number)?,
         };
-        if SegmentHeader::new(&self.identity, sequence, origin).is_none() {
-            return Err(Error::new(ErrorKind::NoSpace, "the end of the 64-bit log"));
-        }
-        let header = slot
-            .write_header(self.block, &self.identity, sequence, origin)
-            .map_err(|error| self.slot_error("writing a segment header", &slot, error))?;
-        Ok(Made { segment: Segment::new(&header, Arc::new(slot)), recycled })
-    }
-
-    /// A slot that held an older segment. One that somebody else links to, as a copy, is replaced:
-    /// what they keep must not change under them.
-    fn reuse(&self, free: FreeSlot<S::File>) -> Result<(Slot<S::File>, Origin)> {
-        let FreeSlot { slot, origin, full } = free;
-        let number = slot.number;
-        let linked = slot.file.links().map_or(true, |links| links != 1);
-        let slot = match Arc::try_unwrap(slot) {
-            Ok(slot) if !linked => slot,
-            _ => {
-                let name = slots::slot_name(number);
-                self.storage.remove(&name).map_err(|error| {
-                    Error::from_io("replacing a slot that has a second link", error)
-                        .with_path(self.storage.path().join(&name))
-                })?;
-                return Ok((self.create_slot(number)?, Origin::Zeroed));
+        let header = slot.write_header(self.block, &self.identity, sequence, origin);
+        match header {
+            Ok(header) => Ok(Made { segment: Segment::new(&header, slot), recycled }),
+            Err(error) => {
+                let error = self.slot_error("writing a segment header", &slot, error);
+                // The header may be there all the same. Used first the next time, so that no other
+                // slot is given the same header.
+                Err(Failed { error, slot: Some(FreeSlot { slot, origin, full: true }) })
             }
-        };
-        if full {
-            return Ok((slot, origin));
         }
-        self.fill(&slot)?;
-        Ok((slot, Origin::Zeroed))
     }
 
-    fn create_slot(&self, number: u32) -> Result<Slot<S::File>> {
+    /// A slot that held an older segment, or was not filled to its end. One that somebody else links
+    /// to, as a copy, is replaced: what they keep must not change under them.
+    fn reuse(&self, free: FreeSlot<S::File>) -> Result<FreeSlot<S::File>, Failed<S>> {
+        let FreeSlot { slot, origin, full } = free;
+        if slot.file.links().map_or(true, |links| links != 1) {
+            self.storage.remove(&slot.name).map_err(|error| {
+                self.slot_error("replacing a slot that has a second link", &slot, error)
+            })?;
+            return self.create_slot(slot.number);
+        }
+        if full {
+            return Ok(FreeSlot { slot, origin, full });
+        }
+        match self.fill(&slot) {
+            Ok(()) => Ok(FreeSlot { slot, origin: Origin::Zeroed, full: true }),
+            Err(error) => Err(Failed { error, slot: Some(FreeSlot { slot, origin, full }) }),
+        }
+    }
+
+    fn create_slot(&self, number: u32) -> Result<FreeSlot<S::File>, Failed<S>> {
         self.check_cap()?;
         let name = slots::slot_name(number);
         let slot = Slot::create(&*self.storage, number).map_err(|error| {
@@ -172,12 +173,12 @@ impl<S: Storage> Engine<S> {
             // fails as well, the slot is found free by the next open.
             let removed = self.storage.remove(&name).and_then(|()| self.storage.sync_dir());
             drop(removed);
-            return Err(error);
+            return Err(error.into());
         }
         self.storage
             .sync_dir()
             .map_err(|error| self.slot_error("syncing the directory", &slot, error))?;
-        Ok(slot)
+        Ok(FreeSlot { slot: Arc::new(slot), origin: Origin::Zeroed, full: true })
     }
 
     /// Writes zeros over the whole slot, gently, and makes them durable.
@@ -227,7 +228,7 @@ impl<S: Storage> Engine<S> {
 
     /// Hands the prepared segment to the writer, or its failure to those who wait for it. No space
     /// is harmless, for no append depends on the slot yet. Anything else latches.
-    fn publish(&self, made: Result<Made<S>>) {
+    fn publish(&self, made: Result<Made<S>, Failed<S>>) {
         let mut core = self.core.lock();
         core.segments.preparer.urgent = false;
         match made {
@@ -240,11 +241,12 @@ impl<S: Storage> Engine<S> {
                     core.stats.segments_created += 1;
                 }
             }
-            Err(error) if error.kind() == ErrorKind::NoSpace => {
+            Err(Failed { error, slot }) if error.kind() == ErrorKind::NoSpace => {
+                core.segments.free.splice(0..0, slot);
                 core.segments.preparer.failed = Some(error);
                 core.segments.preparer.failures += 1;
             }
-            Err(error) => {
+            Err(Failed { error, .. }) => {
                 self.latch(core, error);
                 return;
             }
@@ -281,8 +283,20 @@ struct Made<S: Storage> {
     recycled: bool,
 }
 
+/// A preparation that failed, and the slot that it had, if that is to be used first the next time.
+struct Failed<S: Storage> {
+    error: Error,
+    slot: Option<FreeSlot<S::File>>,
+}
+
+impl<S: Storage> From<Error> for Failed<S> {
+    fn from(error: Error) -> Self {
+        Self { error, slot: None }
+    }
+}
+
 /// A free slot that no reader holds. Pinned ones stay in the list until they are let go.
 fn take_usable<F: File>(free: &mut Vec<FreeSlot<F>>) -> Option<FreeSlot<F>> {
     let index = free.iter().position(|free| Arc::strong_count(&free.slot) == 1)?;
-    Some(free.swap_remove(index))
+    Some(free.remove(index))
 }

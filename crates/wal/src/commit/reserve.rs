@@ -1,7 +1,7 @@
 //! Room in the open frame, and what an append does when there is none.
 
 use super::{
-    Engine, Place, RESERVED_BLOCKS,
+    Engine, Place,
     state::{Core, FrameMeta, Stage, ring_index},
 };
 use crate::{
@@ -252,7 +252,7 @@ impl<S: Storage> Engine<S> {
     fn fits_segment(&self, core: &Core<S>, lsn: Lsn, bytes: usize, class: Class) -> bool {
         let current = core.segments.current();
         let reserved = match (class, &core.segments.successor) {
-            (Class::User, None) => RESERVED_BLOCKS * self.block.bytes_u64(),
+            (Class::User, None) => self.reserved_bytes(),
             _ => 0,
         };
         let limit = current.base.get() + self.identity.segment_bytes - reserved;
@@ -266,8 +266,10 @@ impl<S: Storage> Engine<S> {
         self.fits_segment(core, core.tail, bytes, Class::User)
     }
 
-    /// The same for one that may use them.
-    pub(super) fn fits_reserve(&self, core: &Core<S>, bytes: usize) -> bool {
+    /// Whether an empty frame at the tail leaves room for a checkpoint, if it uses them.
+    pub(super) fn fits_before_checkpoint(&self, core: &Core<S>) -> bool {
+        let bytes = self.block.bytes_u64() + self.checkpoint_frame_bytes();
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         self.fits_segment(core, core.tail, bytes, Class::Checkpoint)
     }
 

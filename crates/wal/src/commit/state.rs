@@ -103,15 +103,15 @@ impl<S: Storage> Segments<S> {
         self.live.back().expect("a writable log has a segment at its tail")
     }
 
+    /// Whether `start_mark` releases a segment.
+    pub(super) fn frees(&self, start_mark: Lsn, segment_bytes: u64) -> bool {
+        let end = |oldest: &Segment<S::File>| oldest.base.checked_add(segment_bytes);
+        self.live.len() > 1 && self.live.front().and_then(end).is_some_and(|end| end <= start_mark)
+    }
+
     /// Moves the segments that lie wholly below `start_mark` to the free slots.
     pub(super) fn release(&mut self, start_mark: Lsn, segment_bytes: u64) {
-        while self.live.len() > 1 {
-            let Some(oldest) = self.live.front() else { return };
-            let ends_below =
-                oldest.base.checked_add(segment_bytes).is_some_and(|end| end <= start_mark);
-            if !ends_below {
-                return;
-            }
+        while self.frees(start_mark, segment_bytes) {
             if let Some(released) = self.live.pop_front() {
                 self.free.push(FreeSlot::released(released.slot));
             }

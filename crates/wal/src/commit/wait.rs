@@ -82,8 +82,11 @@ impl<S: Storage> Engine<S> {
         if core.open_frame() == Some(frame) {
             self.seal(&mut core);
         }
-        if let Some(front) = self.writable_front(&core) {
-            self.write(core, front);
+        match self.writable_front(&core) {
+            Some(front) => self.write(core, front),
+            // Another thread wrote the frame meanwhile, and could not seal the next one while this one
+            // stood here: whoever sleeps there has to hear of it.
+            None => self.pass_unused_baton(core),
         }
     }
 
