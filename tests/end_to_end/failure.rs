@@ -9,7 +9,10 @@ use std::{
     thread,
     time::Duration,
 };
-use wal::{Error, ErrorKind, Lsn, Options, Wal, io::Memory};
+use wal::{
+    Error, ErrorKind, Lsn, Options, Wal,
+    io::{Memory, Storage as _},
+};
 use wal_tests::{
     Kept, eventually,
     fault::{EAGAIN, EIO, ENOSPC, Effect, Event, Fault, Faulty, On, PATIENCE, Verb},
@@ -215,7 +218,12 @@ fn a_full_disk_met_by_the_preparer_is_harmless() {
             }
         };
         assert_eq!(refused.kind(), ErrorKind::NoSpace, "{verb:?}: {refused}");
-        assert_eq!(kind_of(wal.append(&[1; 5000])), Some(ErrorKind::NoSpace), "{verb:?}");
+        let files = disk.list().unwrap().len();
+        for _ in 0..5 {
+            assert_eq!(kind_of(wal.append(&[1; 5000])), Some(ErrorKind::NoSpace), "{verb:?}");
+        }
+        let more = disk.list().unwrap().len() - files;
+        assert_eq!(more, 0, "{verb:?}: every refusal takes more of a disk that is full");
         for ticket in tickets {
             ticket.wait().unwrap();
         }

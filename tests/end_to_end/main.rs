@@ -1,11 +1,15 @@
 //! The log from outside: one file for each kind of story.
 
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails as a test does")]
+
 // When the disk and the program misbehave.
 mod async_use;
 mod commit;
 mod failure;
 mod locking;
 mod reading_live;
+mod records;
+mod room;
 mod space;
 
 // What the bytes on disk say.

@@ -3,6 +3,7 @@ What the end-to-end tests share: a disk that fails on command, and the few steps
 begins or ends with. Everything goes through the public API of `wal`.
 */
 
+mod disk;
 pub mod fault;
 pub mod fork;
 pub mod tasks;

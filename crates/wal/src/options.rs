@@ -200,10 +200,16 @@ impl Options {
             expect_at_least: self.expect_at_least,
             unreadable_is_torn: self.unreadable_tail == UnreadableTail::TreatAsTorn,
         };
+        // Held against the segments that the log has; against those it would get if there is none, and
+        // before anything is made.
+        let too_small = || out_of_range("log_bytes_max", "at least three segments");
+        let is_new = || !recovery::Names::list(&storage).is_ok_and(|names| names.identity);
+        if self.log_bytes_max / 3 < self.segment_bytes && is_new() {
+            return Err(too_small());
+        }
         let replay = Replay::open(storage, policy, self.clone())?;
-        // Held against the segments that the log has, not those that a new one would get.
         if self.log_bytes_max / 3 < replay.report().segment_bytes {
-            return Err(out_of_range("log_bytes_max", "at least three segments"));
+            return Err(too_small());
         }
         Ok(replay)
     }

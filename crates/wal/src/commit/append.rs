@@ -80,6 +80,8 @@ impl<S: Storage> Engine<S> {
         match self.append_now(payload, wait)? {
             Ok(place) => Ok(Some(place)),
             Err((mut core, short)) => {
+                // A task that is not woken must not hold what others wait for.
+                wait.give_back_own(&mut core);
                 let place = self.join_queue(&mut core, wait, short);
                 core.room.set_task(place, task.clone());
                 Ok(None)

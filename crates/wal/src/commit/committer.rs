@@ -116,15 +116,20 @@ impl<S: Storage> Engine<S> {
             return Next::Sleep(Some(due));
         }
         let idle = now.saturating_sub(core.last_commit);
-        if core.open || core.in_flight > 0 || idle < self.settings.linger {
-            // Whoever writes hands on. Look again soon, so that the next frame need not wake anybody.
-            return Next::Sleep(Some(self.settings.linger.max(Duration::from_micros(100))));
+        let soon = self.settings.linger.max(Duration::from_micros(100));
+        if core.open || core.in_flight > 0 {
+            // Whoever writes hands on.
+            return Next::Sleep(Some(soon));
         }
-        if core.unconfirmed {
-            let due = self.settings.confirm_after.saturating_sub(idle);
-            return if due.is_zero() { Next::Confirm } else { Next::Sleep(Some(due)) };
+        let confirmation = self.settings.confirm_after.saturating_sub(idle);
+        match (core.unconfirmed, idle < self.settings.linger) {
+            (true, _) if confirmation.is_zero() => Next::Confirm,
+            // While frames come, look again soon, so that the next one need not wake anybody.
+            (true, true) => Next::Sleep(Some(soon.min(confirmation))),
+            (false, true) => Next::Sleep(Some(soon)),
+            (true, false) => Next::Sleep(Some(confirmation)),
+            (false, false) => Next::Sleep(None),
         }
-        Next::Sleep(None)
     }
 
     /// Seals an empty frame at the tail, if there is room without touching the reserve.

@@ -28,7 +28,7 @@ struct Job<S: Storage> {
     segment: Segment<S::File>,
     offset: u64,
     /// Keeps the directory locked for as long as the write is under way.
-    lease: Option<Arc<S::Lock>>,
+    _lease: Option<Arc<S::Lock>>,
 }
 
 /// What is done once the lock is released again.
@@ -65,7 +65,7 @@ impl<S: Storage> Engine<S> {
 
     /// Writes the sealed frame at the front and acknowledges what became durable by it.
     pub(super) fn write(self: &Arc<Self>, mut core: MutexGuard<'_, Core<S>>, front: u64) {
-        let Some(mut job) = self.start(&mut core, front) else { return };
+        let Some(job) = self.start(&mut core, front) else { return };
         drop(core);
         let mut started = Started { engine: self, ended: false };
         let mut place = self.frames[job.index].buffer.own();
@@ -81,12 +81,15 @@ impl<S: Storage> Engine<S> {
         let time = self.storage.now().saturating_sub(before);
         let buffer = place.take();
         drop(place);
-        // Before anybody hears of it: who closes the log on that word must find it unlocked.
-        drop(job.lease.take());
+        let result = result.map_err(|source| self.write_error(&job, source));
+        let frame = job.frame;
+        // Before anybody hears of it: who closes the log on that word must find it unlocked, and a
+        // segment that is released by it free.
+        drop(job);
         started.ended = true;
         match result {
-            Ok(()) => self.complete(&job, time),
-            Err(source) => self.fail(&job, source),
+            Ok(()) => self.complete(frame, time),
+            Err(error) => self.fail(error),
         }
         // Zeroed and given back only now: those who wait for the records need not wait for that.
         let is_own = buffer.as_ref().is_some_and(|buffer| buffer.pool_index().is_none());
@@ -120,17 +123,17 @@ impl<S: Storage> Engine<S> {
         core.unwritten += 1;
         core.in_flight += 1;
         let lease = core.lease.clone();
-        Some(Job { frame: front, index, header: bytes, segment, offset, lease })
+        Some(Job { frame: front, index, header: bytes, segment, offset, _lease: lease })
     }
 
     /// A write succeeded: the durable mark moves over the frames that are done without a gap.
-    fn complete(self: &Arc<Self>, job: &Job<S>, time: Duration) {
+    fn complete(self: &Arc<Self>, frame: u64, time: Duration) {
         let mut core = self.core.lock();
         core.in_flight -= 1;
         core.last_commit = self.storage.now();
         core.stats.commit_histogram.record(time);
         let started = core.unwritten;
-        let meta = core.frame_mut(job.frame);
+        let meta = core.frame_mut(frame);
         meta.stage = Stage::Done;
         meta.started = started;
         if self.state.load(Ordering::SeqCst) >= STATE_LATCHED {
@@ -286,11 +289,14 @@ impl<S: Storage> Engine<S> {
         task.into_iter().for_each(Waker::wake);
     }
 
-    fn fail(&self, job: &Job<S>, source: std::io::Error) {
-        let error = Error::from_io("writing a frame", source)
+    fn write_error(&self, job: &Job<S>, source: std::io::Error) -> Error {
+        Error::from_io("writing a frame", source)
             .with_path(self.storage.path().join(&job.segment.slot.name))
             .with_segment(job.segment.sequence)
-            .with_offset(job.offset);
+            .with_offset(job.offset)
+    }
+
+    fn fail(&self, error: Error) {
         let mut core = self.core.lock();
         core.in_flight -= 1;
         self.latch(core, error);

@@ -21,7 +21,7 @@ impl<S: Storage> Engine<S> {
     /// back after that. Then lets the storage choose how durable writes are made, on the blocks above,
     /// and starts preparing the next segment.
     pub(crate) fn write_opening(self: &Arc<Self>, verdict: Verdict) -> Result<()> {
-        if self.install_opening(verdict)? {
+        if self.install_last_resort(Purpose::Opening, verdict)? {
             let core = self.core.lock();
             let Some(front) = self.writable_front(&core) else {
                 return Err(Error::new(ErrorKind::Latched, "the opening frame cannot be written"));
@@ -51,21 +51,20 @@ impl<S: Storage> Engine<S> {
         Ok(())
     }
 
-    /// Puts the opening frame at the tail. On a full disk it may use the reserved blocks as long as
-    /// they hold a checkpoint after it.
-    fn install_opening(self: &Arc<Self>, verdict: Verdict) -> Result<bool> {
-        let mut core = self.core.lock();
-        if self.install_empty(&mut core, Purpose::Opening) {
+    /// Puts an empty frame at the tail, waiting for the next segment if need be. On a full disk it may
+    /// use the reserved blocks as long as they hold a checkpoint after it; else it may be left out if
+    /// nothing was cut. Answers whether there is one.
+    fn install_last_resort(self: &Arc<Self>, purpose: Purpose, verdict: Verdict) -> Result<bool> {
+        if self.install_empty(&mut self.core.lock(), purpose) {
             return Ok(true);
         }
-        drop(core);
-        let prepared = self.prepare_now();
+        let prepared = self.wait_for_segment();
         let mut core = self.core.lock();
-        if self.install_empty(&mut core, Purpose::Opening) {
+        if self.install_empty(&mut core, purpose) {
             return Ok(true);
         }
         let Err(full) = prepared else {
-            return Err(Error::new(ErrorKind::NoSpace, "no room for the opening frame"));
+            return Err(Error::new(ErrorKind::NoSpace, "no room for an empty frame"));
         };
         if full.kind() != ErrorKind::NoSpace {
             return Err(full);
@@ -73,7 +72,7 @@ impl<S: Storage> Engine<S> {
         let buffer = self.fits_before_checkpoint(&core).then(|| self.pool.take()).flatten();
         match (buffer, verdict) {
             (Some(buffer), _) => {
-                self.install(&mut core, buffer, Purpose::Opening);
+                self.install(&mut core, buffer, purpose);
                 self.seal(&mut core);
                 Ok(true)
             }
@@ -124,13 +123,12 @@ impl<S: Storage> Engine<S> {
         drop(core);
         // A record whose closure still runs is appended: sealing waits for it.
         self.wait(super::Place { lsn: end, last_lsn: end, end, frame }, None)?;
-        let mut core = self.core.lock();
-        if self.install_empty(&mut core, Purpose::Close) {
-            let frame = core.next - 1;
-            let end = core.tail;
-            drop(core);
-            return self.wait(super::Place { lsn: end, last_lsn: end, end, frame }, None);
+        if !self.install_last_resort(Purpose::Close, Verdict::NothingCut)? {
+            return Ok(());
         }
-        Ok(())
+        let core = self.core.lock();
+        let (end, frame) = (core.tail, core.next - 1);
+        drop(core);
+        self.wait(super::Place { lsn: end, last_lsn: end, end, frame }, None)
     }
 }

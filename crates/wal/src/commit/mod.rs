@@ -55,10 +55,11 @@ use std::{
     time::Duration,
 };
 
-/// How many of the largest checkpoints fit the end of a segment that has no prepared successor. Nothing
-/// else may use that room, so that a log on a full disk can always be told what it may forget. With
-/// blocks of 4096 bytes these are four blocks.
-const RESERVED_CHECKPOINTS: u64 = 4;
+/// The last blocks of a segment that has no prepared successor, or more where blocks are small: nothing
+/// but checkpoints may use them, so that a log on a full disk can always be told what it may forget.
+const RESERVED_BLOCKS: u64 = 4;
+/// At least so many of the largest checkpoints fit them.
+const RESERVED_CHECKPOINTS: u64 = 2;
 
 /// What the options come to.
 #[derive(Clone, Copy, Debug)]
@@ -247,7 +248,8 @@ impl<S: Storage> Engine<S> {
 
     /// The end of a segment that user records may not enter while it has no successor.
     fn reserved_bytes(&self) -> u64 {
-        RESERVED_CHECKPOINTS * self.checkpoint_frame_bytes()
+        let checkpoints = RESERVED_CHECKPOINTS * self.checkpoint_frame_bytes();
+        checkpoints.max(RESERVED_BLOCKS * self.block.bytes_u64())
     }
 
     fn end_of_log(&self, core: &Core<S>) -> Lsn {

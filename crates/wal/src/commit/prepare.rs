@@ -18,6 +18,9 @@ use std::{
 /// 5.4 ms (ext4 on a virtual disk).
 const GENTLE_PAUSE: Duration = Duration::from_millis(10);
 
+/// Between two looks at slots that are to be given back and that somebody still reads.
+const PINNED_PAUSE: Duration = Duration::from_millis(100);
+
 /// What the preparer does next.
 enum Task<S: Storage> {
     /// Make segment `sequence`, in a free slot if there is one.
@@ -28,7 +31,7 @@ enum Task<S: Storage> {
     },
     /// Remove slots that are more than is kept.
     GiveBack(FreeSlot<S::File>),
-    Sleep,
+    Sleep(Option<Duration>),
     End,
 }
 
@@ -60,9 +63,9 @@ impl<S: Storage> Engine<S> {
             drop(core);
             match task {
                 Task::End => return,
-                Task::Sleep => {
+                Task::Sleep(time) => {
                     drop(lease);
-                    self.preparer.sleep(seen, None);
+                    self.preparer.sleep(seen, time);
                 }
                 Task::Prepare { sequence, free, number } => {
                     let made = self.prepare(sequence, free, number);
@@ -73,22 +76,24 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// Makes the successor now, on the caller's thread: for a writer that starts in a full segment.
-    pub(super) fn prepare_now(&self) -> Result<()> {
+    /// Waits until there is a next segment, or the preparer says why there is none.
+    pub(super) fn wait_for_segment(self: &Arc<Self>) -> Result<()> {
         let mut core = self.core.lock();
-        core.segments.preparer.urgent = true;
-        let task = self.next_task(&mut core);
-        drop(core);
-        if let Task::Prepare { sequence, free, number } = task {
-            let made = self.prepare(sequence, free, number);
-            self.publish(made);
+        let failures = core.segments.preparer.failures;
+        while core.segments.successor.is_none() {
+            self.check_waitable(&core)?;
+            match &core.segments.preparer.failed {
+                Some(error) if core.segments.preparer.failures > failures => {
+                    return Err(error.clone());
+                }
+                _ => self.want_segment(&mut core)?,
+            }
+            let seen = self.room.read();
+            drop(core);
+            self.room.sleep(seen, None);
+            core = self.core.lock();
         }
-        let core = self.core.lock();
-        self.check_running(&core)?;
-        match (&core.segments.successor, &core.segments.preparer.failed) {
-            (None, Some(error)) => Err(error.clone()),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     fn next_task(&self, core: &mut Core<S>) -> Task<S> {
@@ -98,23 +103,31 @@ impl<S: Storage> Engine<S> {
         let segments = &mut core.segments;
         // An empty segment has no successor: only the immediate successor has a header.
         let missing = segments.successor.is_none() && segments.begun;
-        let tries = segments.preparer.failed.is_none() || segments.preparer.urgent;
-        if missing && tries {
-            let sequence = segments.current().sequence + 1;
+        if missing {
             let free = take_usable(&mut segments.free);
+            // After a refusal, only a slot that was freed since or somebody in need is a reason to try
+            // again. Nothing is given back meanwhile: the first slot that is freed is the one needed.
+            let tries = free.is_some() || segments.preparer.failed.is_none();
+            if !tries && !segments.preparer.urgent {
+                let pinned = !segments.free.is_empty();
+                return Task::Sleep(pinned.then_some(PINNED_PAUSE));
+            }
             let number = segments.next_slot_number;
             if free.is_none() {
                 segments.next_slot_number += 1;
             }
+            let sequence = segments.current().sequence + 1;
             return Task::Prepare { sequence, free, number };
         }
         let spare = to_u64(segments.free.len()) * self.identity.segment_bytes;
-        if spare > self.settings.spare_bytes_max
-            && let Some(free) = take_usable(&mut segments.free)
-        {
-            return Task::GiveBack(free);
+        if spare <= self.settings.spare_bytes_max {
+            return Task::Sleep(None);
         }
-        Task::Sleep
+        match take_usable(&mut segments.free) {
+            Some(free) => Task::GiveBack(free),
+            // Pinned. Nobody says when a reader lets go.
+            None => Task::Sleep(Some(PINNED_PAUSE)),
+        }
     }
 
     fn prepare(
@@ -168,16 +181,17 @@ impl<S: Storage> Engine<S> {
         let slot = Slot::create(&*self.storage, number).map_err(|error| {
             Error::from_io("creating a slot", error).with_path(self.storage.path().join(&name))
         })?;
-        if let Err(error) = self.fill(&slot) {
+        let made = self.fill(&slot).and_then(|()| {
+            let synced = self.storage.sync_dir();
+            synced.map_err(|error| self.slot_error("syncing the directory", &slot, error))
+        });
+        if let Err(error) = made {
             // What was taken is given back: a full disk is somebody else's problem too. If that
             // fails as well, the slot is found free by the next open.
             let removed = self.storage.remove(&name).and_then(|()| self.storage.sync_dir());
             drop(removed);
             return Err(error.into());
         }
-        self.storage
-            .sync_dir()
-            .map_err(|error| self.slot_error("syncing the directory", &slot, error))?;
         Ok(FreeSlot { slot: Arc::new(slot), origin: Origin::Zeroed, full: true })
     }
 

@@ -78,6 +78,13 @@ pub(super) const FIRST_FRAME_OVERHEAD: usize =
     FRAME_HEADER_BYTES + record_bytes(8 + CHECKPOINT_BYTES_MAX);
 
 impl RoomWait {
+    /// Lets another append have the memory outside the pool.
+    pub(super) fn give_back_own<S: Storage>(&mut self, core: &mut Core<S>) {
+        if !matches!(std::mem::take(&mut self.own), Own::None) {
+            core.own_granted = false;
+        }
+    }
+
     /// Whether nothing is held that others may wait for.
     #[inline]
     pub(super) fn is_over(&self) -> bool {
@@ -144,11 +151,8 @@ impl<S: Storage> Engine<S> {
                 continue;
             }
             self.join_queue(&mut core, wait, short);
-            // Who waits for room is a waiter of what is in its way, and may write it.
-            if let Some(front) = self.writable_front(&core) {
-                self.write(core, front);
-                continue;
-            }
+            // What is in its way is written by the committers. Writing it here would have one thread
+            // fewer produce while the others drain: 1.3 to 1.7 times less bandwidth, measured.
             if let Err(error) = self.kick_for(&mut core, short) {
                 self.leave(core, wait);
                 return Err(error);
@@ -194,9 +198,7 @@ impl<S: Storage> Engine<S> {
         if let Some(place) = wait.place.take() {
             core.room.leave(place);
         }
-        if !matches!(std::mem::take(&mut wait.own), Own::None) {
-            core.own_granted = false;
-        }
+        wait.give_back_own(&mut core);
         let others = !core.room.is_empty();
         let task = core.room.take_front_task();
         if others {

@@ -191,7 +191,7 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Waiting is in vain once nothing more is written.
-    fn check_waitable(&self, core: &Core<S>) -> Result<()> {
+    pub(super) fn check_waitable(&self, core: &Core<S>) -> Result<()> {
         match self.state.load(Ordering::SeqCst) {
             STATE_LATCHED => Err(self.failure(core)),
             super::STATE_CLOSED => Err(Error::new(

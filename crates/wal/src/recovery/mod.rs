@@ -2,6 +2,7 @@
 Opening a log: scan, decide, repair.
 
 - `survey`: which files there are, what each slot's first block says
+- `flush`: every slot flushed before anything in it is believed
 - `create`: a new log
 - `scan`: the last segments, read block by block, and whatever proves something
 - `layout`: which slots the log needs, all of them there, none damaged
@@ -15,6 +16,7 @@ Everything before `repair` reads only, except that a missing log is created.
 
 mod create;
 mod decide;
+mod flush;
 mod layout;
 mod repair;
 mod report;

@@ -1,5 +1,6 @@
 //! What files there are, and what each slot's first block says.
 
+use super::flush;
 use crate::{
     Error, ErrorKind, Result,
     format::{HeaderFault, IDENTITY_BYTES, Identity, SegmentHeader},
@@ -87,25 +88,26 @@ impl<F: File> Survey<F> {
         names: Names,
         access: Access,
     ) -> Result<Self> {
-        let mut slots = Vec::with_capacity(names.slots.len());
+        let mut opened = Vec::with_capacity(names.slots.len());
         for number in names.slots {
             let slot = Slot::open(storage, number, access).map_err(|error| {
                 slot_error(storage, &crate::slots::slot_name(number), "open a slot", error)
             })?;
-            let failed = |what| {
-                let name = slot.name.clone();
-                move |error| slot_error(storage, &name, what, error)
-            };
-            if access == Access::ReadWrite {
-                // After a crash of the process alone, what is read next may be in a cache and
-                // nowhere else; what is presented as durable has to be. Then the cache goes: what
-                // counts is what the device has.
-                slot.file.sync().map_err(failed("flush a slot"))?;
-                slot.file.drop_cache().map_err(failed("drop a slot's cache"))?;
-            }
-            let bytes = slot.file.len().map_err(failed("look up a slot's length"))?;
+            opened.push(Arc::new(slot));
+        }
+        if access == Access::ReadWrite {
+            // After a crash of the process alone, what is read next may be in a cache and nowhere
+            // else, and so may a whole log that was just copied here; what is presented as durable
+            // has to be.
+            flush::flush(storage, &opened)
+                .map_err(|(name, error)| slot_error(storage, &name, "flush a slot", error))?;
+        }
+        let mut slots = Vec::with_capacity(opened.len());
+        for slot in opened {
+            let failed = |error| slot_error(storage, &slot.name, "look up a slot's length", error);
+            let bytes = slot.file.len().map_err(failed)?;
             let head = Head::read(storage, identity, &slot.file);
-            slots.push(Surveyed { slot: Arc::new(slot), bytes, head });
+            slots.push(Surveyed { slot, bytes, head });
         }
         let count = u64::try_from(slots.len()).unwrap_or(u64::MAX);
         let bytes_read = count.saturating_mul(identity.block_bytes.into());
