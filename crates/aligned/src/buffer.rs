@@ -50,9 +50,15 @@ use crate::{alignment::Alignment, raw::Span};
 /// ```
 pub struct Buffer {
     span: Span,
-    // Invariant: every byte at or above the larger of `touched` and the span's cursor is zero.
-    // Rooms lie below the cursor; whoever may write above it raises `touched` first.
+    // Invariant: every byte at or above the largest of `stale`, `touched` and the span's cursor is
+    // zero. Rooms lie below the cursor; whoever may write above it raises `touched` first.
     touched: usize,
+    // Invariant: bytes from the cursor up to `stale` may be left from the slot's earlier uses. They
+    // are zeroed when they are lent or shown, and never seen before. Zeroed there and not when the
+    // buffer comes back: what is lent is filled next, so that its lines are wanted in the cache
+    // anyway, while zeroing half a megabyte that was just written costs a tenth of a core at a
+    // gigabyte a second.
+    stale: usize,
     alignment: Alignment,
 }
 
@@ -72,13 +78,15 @@ impl Buffer {
             .ok_or(error(AllocErrorKind::TooLarge))?;
         let span = Span::zeroed(layout).ok_or(error(AllocErrorKind::OutOfMemory))?;
         // Invariant: a new allocation, all zero.
-        Ok(Self { span, touched: 0, alignment })
+        Ok(Self { span, touched: 0, stale: 0, alignment })
     }
 
-    /// A buffer over a slot of a pool whose bytes are all zero and aligned.
+    /// A buffer over an aligned slot of a pool.
     pub(crate) fn lent(span: Span, alignment: Alignment) -> Self {
-        // Invariant: the pool's region began as zeros, and each buffer is cleared on drop.
-        Self { span, touched: 0, alignment }
+        // Invariant: the pool's region began as zeros, and each buffer says on drop how far it was
+        // written.
+        let stale = span.written_before();
+        Self { span, touched: 0, stale, alignment }
     }
 
     /// The bytes reserved so far, also those whose room was never written.
@@ -94,13 +102,14 @@ impl Buffer {
     /// to a pool zero all of it, and a room reserved later need not begin as zeros.
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        self.forget_stale(self.len());
         self.touched = self.len();
         self.span.bytes()
     }
 
     /// The bytes reserved so far and zeros up to the next multiple of `block`: what a write wants.
     ///
-    /// The zeros cost nothing, for nobody has written there. Only what
+    /// The zeros cost nothing where nobody has written. What an earlier use or
     /// [`as_mut_slice`](Buffer::as_mut_slice) may have left in that stretch is zeroed now.
     ///
     /// # Panics
@@ -113,7 +122,7 @@ impl Buffer {
         let (used, len) = (self.used(), self.len());
         let end = block.round_up(used).filter(|&end| end <= len);
         let end = end.unwrap_or_else(|| panic!("no block of {block} bytes at {used} of {len}"));
-        let stale = used..self.touched.clamp(used, end);
+        let stale = used..self.touched.max(self.stale).clamp(used, end);
         let bytes = &mut self.span.bytes()[..end];
         bytes[stale].fill(0);
         bytes
@@ -123,11 +132,26 @@ impl Buffer {
     /// never shows bytes of an earlier use.
     #[inline]
     pub fn clear(&mut self) {
-        let written = self.touched.max(self.used());
+        let written = self.written();
         self.span.bytes()[..written].fill(0);
         // Invariant: all bytes are zero now.
         self.span.rewind();
-        self.touched = 0;
+        (self.touched, self.stale) = (0, 0);
+    }
+
+    /// How far it may hold anything but zeros.
+    fn written(&self) -> usize {
+        self.touched.max(self.stale).max(self.used())
+    }
+
+    /// Zeroes what earlier uses left from the cursor up to `end`.
+    fn forget_stale(&mut self, end: usize) {
+        let used = self.used();
+        let stale = used..self.stale.min(end).max(used);
+        self.span.bytes()[stale].fill(0);
+        if end >= self.stale {
+            self.stale = 0;
+        }
     }
 
     /// Lends the next `bytes` bytes, or `None`, and no change, if fewer than that are left.
@@ -139,6 +163,9 @@ impl Buffer {
     #[must_use]
     pub fn reserve(&self, bytes: usize) -> Option<Room<'_>> {
         let (offset, bytes) = self.span.carve(bytes)?;
+        // What no earlier use reached is zero already.
+        let stale = self.stale.saturating_sub(offset).min(bytes.len());
+        bytes[..stale].fill(0);
         Some(Room { offset, bytes })
     }
 
@@ -185,9 +212,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         // Before the span, dropped next, makes it takeable. Its own allocation is just freed.
-        if self.span.slot().is_some() {
-            self.clear();
-        }
+        self.span.set_written(self.written());
     }
 }
 

@@ -36,8 +36,9 @@ Alignment::BLOCK_4096.check(block, 8192)?; // ready to be written at this offset
 # Why
 
 A `Vec<u8>` promises an alignment of 1, and its spare room is uninitialised: whoever pads a block
-from it writes whatever was there before to disk. Here memory is zeroed when it is allocated and
-again before it is reused, so the bytes behind the filled part are zero, always.
+from it writes whatever was there before to disk. Here memory is zeroed when it is allocated, and
+what an earlier use left before it is lent or shown again: the bytes behind the filled part are
+zero, always.
 
 All unsafe code of the crate is in one file, `raw.rs`, behind types whose methods are safe.
 */

@@ -11,8 +11,8 @@ use crate::{
 /// A fixed number of equal [`Buffer`]s, all in one region that was touched beforehand.
 ///
 /// Taking one allocates nothing, waits for nobody and never faults a page in. A buffer returns
-/// when it is dropped, also while unwinding, and is zeroed up to its last written byte before
-/// anyone can take it again.
+/// when it is dropped, also while unwinding, and what it held is zeroed before anyone is lent or
+/// shown it again.
 ///
 /// A clone is another handle on the same pool. The memory is freed when the last handle *and* the
 /// last buffer are gone, in whatever order.
@@ -69,7 +69,7 @@ impl Pool {
         Ok(Self { lot, alignment })
     }
 
-    /// A buffer, all zero and with nothing reserved, or `None` if all are out.
+    /// A buffer that shows nothing but zeros, with nothing reserved, or `None` if all are out.
     ///
     /// Lock-free. While others take and return buffers, `None` means that each was seen out at
     /// some moment of the call, not all at the same one.

@@ -68,6 +68,9 @@ pub(crate) struct Lot {
     // Invariant: bit `i % 64` of word `i / 64` is set iff slot `i` exists and no span covers it.
     // Words are not spread over cache lines: a slot is taken once a frame, not once a record.
     free: Box<[AtomicU64]>,
+    // How far each slot was written in its uses so far. Written before the slot's bit is set, read
+    // after it was cleared: by the one who has the slot.
+    written: Box<[AtomicUsize]>,
 }
 
 impl Lot {
@@ -89,9 +92,10 @@ impl Lot {
                 AtomicU64::new(u64::MAX >> (64 - here))
             })
             .collect();
+        let written = (0..slot_count).map(|_| AtomicUsize::new(0)).collect();
         // Invariant: the product is no more than the layout's size (asserted); no span exists yet,
         // and the bits of the slots are set, no others.
-        Some(Arc::new(Self { region, slot_bytes, slot_count, free }))
+        Some(Arc::new(Self { region, slot_bytes, slot_count, free, written }))
     }
 
     /// The lowest free slot, or `None` if none was seen free. Lock-free; never allocates.
@@ -242,6 +246,21 @@ impl Span {
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// How far the slot was written before this span was made: zeros above.
+    pub(crate) fn written_before(&self) -> usize {
+        let slot = self.lender.as_ref().and_then(|(lot, index)| lot.written.get(*index));
+        slot.map_or(0, |written| written.load(Ordering::Relaxed))
+    }
+
+    /// Tells whoever has the slot next how far it was written.
+    pub(crate) fn set_written(&self, bytes: usize) {
+        if let Some((lot, index)) = &self.lender {
+            // Ordered by the slot's bit: set with Release after this, cleared with Acquire before
+            // the next load.
+            lot.written[*index].store(bytes, Ordering::Relaxed);
+        }
     }
 
     /// The slot's number, if the span came from a [`Lot`].

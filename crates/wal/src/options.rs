@@ -74,7 +74,7 @@ impl Default for Options {
             segment_bytes: 16 << 20,
             block_bytes: BLOCK_BYTES_DEFAULT,
             pool_bytes: 8 << 20,
-            frame_bytes: 512 << 10,
+            frame_bytes: 1 << 20,
             depth: 4,
             linger: Duration::from_millis(10),
             confirm_after: Duration::from_secs(1),
@@ -113,7 +113,7 @@ impl Options {
     }
 
     /// What a frame holds before it is written though nobody waits, in bytes: from 16 KiB to 64 MiB,
-    /// rounded up to blocks. Default 512 KiB. A longer record gets a frame, and memory, of its own.
+    /// rounded up to blocks. Default 1 MiB. A longer record gets a frame, and memory, of its own.
     pub fn frame_bytes(self, bytes: u32) -> Self {
         Self { frame_bytes: bytes, ..self }
     }
