@@ -19,6 +19,8 @@ pub(super) struct Cohort {
     expiries: u32,
     /// Commits since the bound was last tried in full.
     since_full: u32,
+    /// After how many it is tried in full again.
+    retry_after: u32,
 }
 
 /// A wait is never longer than this, however slow the device.
@@ -26,8 +28,11 @@ const BOUND_MAX: Duration = Duration::from_micros(100);
 /// Each expiry halves the bound, at most so often: below a microsecond there is nothing to halve.
 const EXPIRIES_MAX: u32 = 7;
 /// A bound that was halved too often for anybody to make it is tried in full again after so many
-/// commits: else one noisy moment would stay for ever.
-const RETRY_AFTER: u32 = 32;
+/// commits, at first: else one noisy moment would stay for ever. Each full bound that expires doubles
+/// it, so that those who never come back cost little.
+const RETRY_AFTER_MIN: u32 = 4;
+/// It is never put off for longer.
+const RETRY_AFTER_MAX: u32 = 64;
 
 impl Cohort {
     /// How many have to have joined before a committer seals without waiting: the cohort that
@@ -46,10 +51,15 @@ impl Cohort {
     /// The wait ended because all had joined.
     pub(super) fn joined(&mut self) {
         self.expiries = 0;
+        self.retry_after = RETRY_AFTER_MIN;
     }
 
     /// The wait ended because the bound had passed.
     pub(super) fn expired(&mut self) {
+        if self.expiries == 0 {
+            self.retry_after = (self.retry_after * 2).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX);
+            self.since_full = 0;
+        }
         self.expiries = (self.expiries + 1).min(EXPIRIES_MAX);
     }
 
@@ -58,7 +68,7 @@ impl Cohort {
     pub(super) fn committed(&mut self, time: Duration, returned: u32, waiting: u32) {
         self.wanted = returned + waiting;
         self.since_full += 1;
-        if self.since_full >= RETRY_AFTER {
+        if self.since_full >= self.retry_after {
             (self.since_full, self.expiries) = (0, 0);
         }
         // A running median: a step towards each sample, a thirty-second of the estimate, so that
@@ -92,6 +102,17 @@ mod tests {
         assert!(cohort.bound() < Duration::from_micros(21));
         cohort.joined();
         assert!(cohort.bound() >= Duration::from_micros(40));
+        // A bound that expired is tried in full again soon, and later each time that was in vain.
+        let mut commits_until_full = || {
+            cohort.expired();
+            let commits = (1..).find(|_| {
+                cohort.committed(Duration::from_micros(50), 4, 0);
+                cohort.bound() >= Duration::from_micros(40)
+            });
+            commits.unwrap()
+        };
+        let waits: Vec<u32> = (0..6).map(|_| commits_until_full()).collect();
+        assert_eq!(waits, [8, 16, 32, 64, 64, 64]);
         for _ in 0..10_000 {
             cohort.committed(Duration::from_millis(5), 4, 0);
         }
