@@ -4,6 +4,7 @@
 
 // When the disk and the program misbehave.
 mod async_use;
+mod callbacks;
 mod commit;
 mod failure;
 mod locking;

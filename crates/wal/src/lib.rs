@@ -35,7 +35,7 @@ wal.close()
 # Where to look
 
 * [`Options`] opens a log, [`Replay`] reads it, [`Wal`] writes it, [`Ticket`] waits.
-* [`format`] is the specification of every byte on disk.
+* [`mod@format`] is the specification of every byte on disk.
 * [`io`] is the seam to the disk: [`io::Directory`] is the real one, [`io::Memory`] the one for tests.
 * [`Error`] is sorted by what the caller does next.
 */

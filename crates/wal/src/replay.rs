@@ -9,6 +9,7 @@ use crate::{
     recovery::{self, OpenReport, Policy, Recovered},
     slots::Segment,
 };
+use aligned::ForkWitness;
 use std::{fmt, sync::Arc};
 
 /// A log that was opened for writing and is being read: the way to [`Wal`](crate::Wal).
@@ -24,6 +25,8 @@ pub struct Replay<S: Storage = Directory> {
     stage: Stage,
     failure: Option<Error>,
     options: Options,
+    /// Tells a forked child, which must neither read on nor write.
+    witness: ForkWitness,
 }
 
 /// The next record of the frame that the walker lent last.
@@ -98,10 +101,12 @@ impl<'a> Record<'a> {
 impl<S: Storage> Replay<S> {
     /// Locks, scans and decides. The `options` are kept for the writer.
     pub(crate) fn open(storage: S, policy: Policy, options: Options) -> Result<Self> {
+        let witness = ForkWitness::new()
+            .map_err(|error| Error::from_io("a page that tells a fork", error))?;
         let recovered = recovery::open(Arc::new(storage), &policy)?;
         let walker = FrameWalker::new(recovered.identity, recovered.storage.alignment());
         let (cursor, stage) = (Cursor::default(), Stage::Fresh);
-        Ok(Self { recovered, walker, segment: 0, cursor, stage, failure: None, options })
+        Ok(Self { recovered, walker, segment: 0, cursor, stage, failure: None, options, witness })
     }
 
     /// The next record from the start mark on, or `None` at the log's end.
@@ -162,6 +167,7 @@ impl<S: Storage> Replay<S> {
 
     /// What a writer needs, once all was read without an error or the rest was skipped.
     pub(crate) fn into_recovered(self) -> Result<(Recovered<S>, Options)> {
+        self.check_process()?;
         match (self.failure, self.stage) {
             (Some(failure), _) => Err(failure),
             (None, Stage::Over) => Ok((self.recovered, self.options)),
@@ -172,10 +178,19 @@ impl<S: Storage> Replay<S> {
         }
     }
 
+    fn check_process(&self) -> Result<()> {
+        if self.witness.same_process() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Forked, "this process did not open the log")
+            .with_path(self.recovered.storage.path()))
+    }
+
     /// Moves to the next frame; `false` at the log's end.
     #[cold]
     fn next_frame(&mut self) -> Result<bool> {
         self.cursor = Cursor::default();
+        self.check_process()?;
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }

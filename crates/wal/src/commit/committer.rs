@@ -11,6 +11,17 @@ use std::{
     time::Duration,
 };
 
+/// What became of an empty frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Empty {
+    /// It is sealed, and the next to be written.
+    Installed,
+    /// All buffers are taken: one comes back in a moment.
+    NoMemory,
+    /// The segment is full and the next one not prepared.
+    NoSegment,
+}
+
 /// What a committer does next.
 enum Next {
     /// Write the sealed frame at the front.
@@ -79,11 +90,11 @@ impl<S: Storage> Engine<S> {
                     self.commit(core, frame);
                     core = self.core.lock();
                 }
-                Next::Confirm => {
-                    if !self.install_empty(&mut core, Purpose::Confirmation) {
-                        core.unconfirmed = false;
-                    }
-                }
+                Next::Confirm => match self.install_empty(&mut core, Purpose::Confirmation) {
+                    Empty::Installed => {}
+                    Empty::NoMemory => core.last_commit = self.storage.now(),
+                    Empty::NoSegment => core.unconfirmed = false,
+                },
                 Next::Sleep(time) => {
                     core.committers.idle += 1;
                     core.committers.wakes_at =
@@ -133,21 +144,21 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Seals an empty frame at the tail, if there is room without touching the reserve.
-    pub(super) fn install_empty(&self, core: &mut Core<S>, purpose: Purpose) -> bool {
-        if core.open {
-            return true;
-        }
-        let room = self.fits_empty(core);
+    pub(super) fn install_empty(&self, core: &mut Core<S>, purpose: Purpose) -> Empty {
         let free_place = core.next - core.first < super::reserve::to_u64(core.frames.len());
-        if !room || !free_place {
-            return false;
+        // Memory first: to move on to the next segment and then not write there would leave an empty
+        // segment, which has no successor.
+        let Some(buffer) = free_place.then(|| self.pool.take()).flatten() else {
+            return Empty::NoMemory;
+        };
+        if core.open || !self.fits_empty(core) {
+            return Empty::NoSegment;
         }
-        let Some(buffer) = self.pool.take() else { return false };
         let restated = self.restated_bytes(core);
         let frame = self.install(core, buffer, purpose);
         self.restate(core, frame, restated);
         self.seal(core);
-        true
+        Empty::Installed
     }
 
     /// Whether an empty frame fits at the tail, moving on to a prepared segment if need be.

@@ -87,14 +87,18 @@ impl<S: Storage> Engine<S> {
         // segment that is released by it free.
         drop(job);
         started.ended = true;
-        match result {
+        let hooks = match result {
             Ok(()) => self.complete(frame, time),
-            Err(error) => self.fail(error),
-        }
+            Err(error) => {
+                self.fail(error);
+                Vec::new()
+            }
+        };
         // Zeroed and given back only now: those who wait for the records need not wait for that.
         let is_own = buffer.as_ref().is_some_and(|buffer| buffer.pool_index().is_none());
         drop(buffer);
         self.offer_room(is_own);
+        self.run_hooks(hooks);
     }
 
     /// Fixes the header of frame `front`, in the order of the log, and counts the write.
@@ -127,7 +131,7 @@ impl<S: Storage> Engine<S> {
     }
 
     /// A write succeeded: the durable mark moves over the frames that are done without a gap.
-    fn complete(self: &Arc<Self>, frame: u64, time: Duration) {
+    fn complete(self: &Arc<Self>, frame: u64, time: Duration) -> Vec<Hook> {
         let mut core = self.core.lock();
         core.in_flight -= 1;
         core.last_commit = self.storage.now();
@@ -137,7 +141,7 @@ impl<S: Storage> Engine<S> {
         meta.stage = Stage::Done;
         meta.started = started;
         if self.state.load(Ordering::SeqCst) >= STATE_LATCHED {
-            return;
+            return Vec::new();
         }
         let mut hand_on = HandOn {
             woken: core.first..core.first,
@@ -165,7 +169,30 @@ impl<S: Storage> Engine<S> {
         self.pass_baton(&core, &mut hand_on);
         let ring = core.frames.len();
         drop(core);
-        self.hand_on(hand_on, ring);
+        self.hand_on(hand_on, ring)
+    }
+
+    /// Tells those who are not asleep: last, outside every lock, and with nothing in hand, for a
+    /// callback may append, wait, or take its time. A committer counts as away meanwhile, so that
+    /// another is started if there is something to write.
+    fn run_hooks(self: &Arc<Self>, hooks: Vec<Hook>) {
+        if hooks.is_empty() {
+            return;
+        }
+        let is_committer = self.is_served_by_caller();
+        if is_committer {
+            let mut core = self.core.lock();
+            core.committers.running -= 1;
+            // Without a thread the work waits for this one: no worse than before.
+            let started = self.kick(&mut core);
+            drop((core, started));
+        }
+        for hook in hooks {
+            run(hook, &Ok(()));
+        }
+        if is_committer {
+            self.core.lock().committers.running += 1;
+        }
     }
 
     /// Takes the oldest frame off the ring: it is durable. Returns its end.
@@ -247,8 +274,9 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// The next committer first, so that the disk is busy while the others wake; callbacks last.
-    fn hand_on(&self, hand_on: HandOn, ring: usize) {
+    /// The next committer first, so that the disk is busy while the others wake. Answers whom to tell
+    /// after that.
+    fn hand_on(&self, hand_on: HandOn, ring: usize) -> Vec<Hook> {
         if let Some(index) = hand_on.baton {
             self.frames[index].word.wake_one();
         }
@@ -268,9 +296,7 @@ impl<S: Storage> Engine<S> {
             self.progress.bump();
             self.progress.wake_all();
         }
-        for hook in hand_on.hooks {
-            run(hook, &Ok(()));
-        }
+        hand_on.hooks
     }
 
     /// Buffers came back: lets those look who wait for room.

@@ -1,8 +1,11 @@
 //! The two ends of a writer's life: the opening frame and the close.
 
-use super::{Engine, STATE_CLOSED, STATE_CLOSING, STATE_LATCHED, STATE_RUNNING};
+use super::{Engine, STATE_CLOSED, STATE_CLOSING, STATE_LATCHED, STATE_RUNNING, committer::Empty};
 use crate::{Error, ErrorKind, Lsn, Result, format::Purpose, io::Storage};
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 /// Whether the place where the log ends has to be fixed by a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +15,9 @@ pub(crate) enum Verdict {
     /// Something was cut, and must never come back.
     Cut,
 }
+
+/// Between two looks for a buffer that is about to come back.
+const MEMORY_PAUSE: Duration = Duration::from_micros(100);
 
 /// Blocks that are tried by the probe of the durable write, above the tail.
 const PROBE_BLOCKS: u64 = 32;
@@ -45,26 +51,31 @@ impl<S: Storage> Engine<S> {
             core = self.core.lock();
         }
         self.check_running(&core)?;
-        if core.segments.successor.is_none() || !core.segments.free.is_empty() {
-            self.wake_preparer(&mut core)?;
-        }
-        Ok(())
+        // Also if there is nothing to prepare yet: at the next rotation it has to be there.
+        self.wake_preparer(&mut core)
     }
 
     /// Puts an empty frame at the tail, waiting for the next segment if need be. On a full disk it may
     /// use the reserved blocks as long as they hold a checkpoint after it; else it may be left out if
     /// nothing was cut. Answers whether there is one.
     fn install_last_resort(self: &Arc<Self>, purpose: Purpose, verdict: Verdict) -> Result<bool> {
-        if self.install_empty(&mut self.core.lock(), purpose) {
-            return Ok(true);
-        }
-        let prepared = self.wait_for_segment();
-        let mut core = self.core.lock();
-        if self.install_empty(&mut core, purpose) {
-            return Ok(true);
-        }
-        let Err(full) = prepared else {
-            return Err(Error::new(ErrorKind::NoSpace, "no room for an empty frame"));
+        let mut full = None;
+        let (full, mut core) = loop {
+            let mut core = self.core.lock();
+            match (self.install_empty(&mut core, purpose), full.take()) {
+                (Empty::Installed, _) => return Ok(true),
+                (Empty::NoSegment, Some(error)) => break (error, core),
+                (Empty::NoSegment, None) => {
+                    drop(core);
+                    full = self.wait_for_segment().err();
+                }
+                // Whoever wrote the last frame is just giving its buffer back.
+                (Empty::NoMemory, error) => {
+                    full = error;
+                    drop(core);
+                    self.storage.sleep(MEMORY_PAUSE);
+                }
+            }
         };
         if full.kind() != ErrorKind::NoSpace {
             return Err(full);

@@ -139,6 +139,8 @@ const STATE_CLOSED: u8 = 3;
 thread_local! {
     /// Whether this thread is inside a closure that fills a record.
     static FILLING: Cell<bool> = const { Cell::new(false) };
+    /// The engine that this thread belongs to, by address; 0 for everybody else's threads.
+    static SERVES: Cell<usize> = const { Cell::new(0) };
 }
 
 impl<S: Storage> Engine<S> {
@@ -400,6 +402,7 @@ impl<S: Storage> Engine<S> {
         engine.threads.fetch_add(1, Ordering::SeqCst);
         let task = Box::new(move || {
             let ended = ThreadEnd(engine);
+            SERVES.set(Arc::as_ptr(&ended.0).addr());
             work(&ended.0);
         });
         self.storage.spawn(name, task).map_err(|error| {
@@ -408,11 +411,17 @@ impl<S: Storage> Engine<S> {
         })
     }
 
-    /// Waits until the engine's own threads have ended.
+    /// Whether the calling thread is one of the engine's own: inside a callback, say.
+    fn is_served_by_caller(&self) -> bool {
+        SERVES.get() == std::ptr::from_ref(self).addr()
+    }
+
+    /// Waits until the engine's own threads have ended, but for the caller if it is one.
     fn join_threads(&self) {
+        let own = u32::from(self.is_served_by_caller());
         loop {
             let seen = self.exits.read();
-            if self.threads.load(Ordering::SeqCst) == 0 {
+            if self.threads.load(Ordering::SeqCst) <= own {
                 return;
             }
             self.exits.sleep(seen, None);

@@ -7,7 +7,9 @@ use crate::{
     io::{File, Storage},
     slots::{self, FreeSlot, Segment, Slot},
 };
+use nix::errno::Errno;
 use std::{
+    io,
     ops::ControlFlow,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -69,7 +71,7 @@ impl<S: Storage> Engine<S> {
                 }
                 Task::Prepare { sequence, free, number } => {
                     let made = self.prepare(sequence, free, number);
-                    self.publish(made);
+                    self.publish(number, made);
                 }
                 Task::GiveBack(free) => self.give_back(&free),
             }
@@ -114,7 +116,7 @@ impl<S: Storage> Engine<S> {
             }
             let number = segments.next_slot_number;
             if free.is_none() {
-                segments.next_slot_number += 1;
+                segments.next_slot_number = number.saturating_add(1);
             }
             let sequence = segments.current().sequence + 1;
             return Task::Prepare { sequence, free, number };
@@ -241,8 +243,9 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Hands the prepared segment to the writer, or its failure to those who wait for it. No space
-    /// is harmless, for no append depends on the slot yet. Anything else latches.
-    fn publish(&self, made: Result<Made<S>, Failed<S>>) {
+    /// is harmless, and so is any
+    /// other shortage, for no append depends on the slot yet. Anything else latches.
+    fn publish(&self, number: u32, made: Result<Made<S>, Failed<S>>) {
         let mut core = self.core.lock();
         core.segments.preparer.urgent = false;
         match made {
@@ -255,7 +258,16 @@ impl<S: Storage> Engine<S> {
                     core.stats.segments_created += 1;
                 }
             }
-            Err(Failed { error, slot }) if error.kind() == ErrorKind::NoSpace => {
+            // Left by an attempt that could not clean up after itself.
+            Err(Failed { error, .. }) if is_in_the_way(&error) => {
+                core.segments.preparer.failed = Some(error);
+                core.segments.preparer.failures += 1;
+            }
+            Err(Failed { error, slot }) if is_shortage(&error) => {
+                // A number whose slot was cleaned away is used again.
+                if slot.is_none() && core.segments.next_slot_number == number.saturating_add(1) {
+                    core.segments.next_slot_number = number;
+                }
                 core.segments.free.splice(0..0, slot);
                 core.segments.preparer.failed = Some(error);
                 core.segments.preparer.failures += 1;
@@ -272,22 +284,17 @@ impl<S: Storage> Engine<S> {
         tasks.into_iter().for_each(std::task::Waker::wake);
     }
 
+    /// A name that cannot be removed stays: the slot is found free by the next open.
     fn give_back(&self, free: &FreeSlot<S::File>) {
         // A name that comes back after a crash is a slot below the start mark: free again.
         let name = slots::slot_name(free.slot.number);
         let removed = self.storage.remove(&name).and_then(|()| self.storage.sync_dir());
-        let mut core = self.core.lock();
-        match removed {
-            Ok(()) => core.stats.slots_removed += 1,
-            Err(error) => {
-                let error = Error::from_io("removing a slot", error)
-                    .with_path(self.storage.path().join(&name));
-                self.latch(core, error);
-            }
+        if removed.is_ok() {
+            self.core.lock().stats.slots_removed += 1;
         }
     }
 
-    fn slot_error(&self, what: &str, slot: &Slot<S::File>, error: std::io::Error) -> Error {
+    fn slot_error(&self, what: &str, slot: &Slot<S::File>, error: io::Error) -> Error {
         Error::from_io(what, error).with_path(self.storage.path().join(&slot.name))
     }
 }
@@ -309,8 +316,24 @@ impl<S: Storage> From<Error> for Failed<S> {
     }
 }
 
+/// Whether `error` says that something is short for a while, space or descriptors or memory: no record
+/// depends on the slot yet, so that it can be tried again. Anything else comes from the device.
+fn is_shortage(error: &Error) -> bool {
+    let short = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EAGAIN];
+    let errno = source(error).and_then(io::Error::raw_os_error).map(Errno::from_raw);
+    error.kind() == ErrorKind::NoSpace || errno.is_some_and(|errno| short.contains(&errno))
+}
+
 /// A free slot that no reader holds. Pinned ones stay in the list until they are let go.
 fn take_usable<F: File>(free: &mut Vec<FreeSlot<F>>) -> Option<FreeSlot<F>> {
     let index = free.iter().position(|free| Arc::strong_count(&free.slot) == 1)?;
     Some(free.remove(index))
+}
+
+fn is_in_the_way(error: &Error) -> bool {
+    source(error).is_some_and(|source| source.kind() == io::ErrorKind::AlreadyExists)
+}
+
+fn source(error: &Error) -> Option<&io::Error> {
+    std::error::Error::source(error)?.downcast_ref()
 }

@@ -324,6 +324,9 @@ impl<S: Storage> Engine<S> {
         let frame = self.install(core, buffer, Purpose::Records);
         self.arm(core, frame);
         self.restate(core, frame, restated);
+        // The frame before this one may have been sealed for being full: written now, not when somebody
+        // waits. Once a frame.
+        self.kick(core)?;
         Ok(Ok(frame))
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Ahead<F: File> {
     /// How many chunks were taken, and how many the plan has.
     taken: u64,
     total: u64,
+    /// Whose threads they are: a forked child has none of them to wait for.
+    process: u32,
 }
 
 struct Shared<F> {
@@ -113,7 +115,7 @@ impl<F: File> Ahead<F> {
             ready: Condvar::new(),
         });
         // Dropped on failure, which ends the threads that did start.
-        let ahead = Self { shared, taken: 0, total };
+        let ahead = Self { shared, taken: 0, total, process: std::process::id() };
         for _ in 0..THREADS {
             let shared = Arc::clone(&ahead.shared);
             storage.spawn("wal-read-ahead", Box::new(move || shared.work())).ok()?;
@@ -123,7 +125,7 @@ impl<F: File> Ahead<F> {
 
     /// The next chunk of the plan; `None` at its end, or if a thread died.
     pub(super) fn take(&mut self) -> Option<Chunk> {
-        if self.taken == self.total {
+        if self.taken == self.total || self.process != std::process::id() {
             return None;
         }
         let mut state = self.shared.state.lock();
@@ -150,6 +152,9 @@ impl<F: File> Ahead<F> {
 
 impl<F: File> Drop for Ahead<F> {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            return;
+        }
         self.shared.close();
         let mut state = self.shared.state.lock();
         while state.reading > 0 {
