@@ -2,10 +2,10 @@
 
 use crate::{
     Error, ErrorKind, Lsn, Result,
-    format::{self, Checkpoint, RecordKind},
+    format::{self, Checkpoint},
     io::{Directory, Storage},
     options::Options,
-    reading::{Found, FrameWalker, Step, Stop, Stretch},
+    reading::{Cursor, Found, FrameWalker, Step, Stop, Stretch},
     recovery::{self, OpenReport, Policy, Recovered},
     slots::Segment,
 };
@@ -27,15 +27,6 @@ pub struct Replay<S: Storage = Directory> {
     options: Options,
     /// Tells a forked child, which must neither read on nor write.
     witness: ForkWitness,
-}
-
-/// The next record of the frame that the walker lent last.
-#[derive(Clone, Copy, Debug, Default)]
-struct Cursor {
-    /// Where in the frame's payload.
-    at: usize,
-    lsn: Lsn,
-    ordinal: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,22 +110,12 @@ impl<S: Storage> Replay<S> {
     pub fn next(&mut self) -> Result<Option<Record<'_>>> {
         let start_mark = self.recovered.report.start_mark;
         loop {
-            let cursor = self.cursor;
-            let rest = self.walker.payload().get(cursor.at..).unwrap_or_default();
-            let Some((record, bytes)) = format::parse_record(rest, cursor.lsn) else {
-                if self.next_frame()? {
-                    continue;
-                }
+            if let Some(place) = self.cursor.next(self.walker.payload(), start_mark) {
+                let found = place.record(self.walker.payload());
+                return Ok(found.map(|(record, ordinal)| Record::new(&record, ordinal)));
+            }
+            if !self.next_frame()? {
                 return Ok(None);
-            };
-            let is_wanted = record.kind == RecordKind::Data && record.lsn >= start_mark;
-            self.cursor.advance(bytes);
-            if is_wanted {
-                // Parsed anew from the place it was found at: the borrow checker does not see that
-                // the loop is over. The bytes are in the processor's first cache.
-                let rest = self.walker.payload().get(cursor.at..).unwrap_or_default();
-                let record = format::parse_record(rest, cursor.lsn);
-                return Ok(record.map(|(record, _)| Record::new(&record, cursor.ordinal)));
             }
         }
     }
@@ -228,8 +209,7 @@ impl<S: Storage> Replay<S> {
             let Some(segment) = self.recovered.segments.get(self.segment) else { return Ok(false) };
             let stop = match self.walker.next(segment, tail) {
                 Step::Frame(frame) => {
-                    self.cursor.lsn = Lsn::new(frame.header.lsn.get() + FRAME_HEADER);
-                    self.cursor.ordinal = frame.header.first_ordinal;
+                    self.cursor = Cursor::at_frame(&frame.header);
                     return Ok(true);
                 }
                 Step::Limit => return Ok(false),
@@ -271,18 +251,6 @@ pub(crate) fn damage<S: Storage>(
     match stop.found {
         Found::Error(source) => error.with_source(source),
         _ => error,
-    }
-}
-
-#[expect(clippy::as_conversions, reason = "a small constant")]
-const FRAME_HEADER: u64 = format::FRAME_HEADER_BYTES as u64;
-
-impl Cursor {
-    #[inline]
-    fn advance(&mut self, bytes: usize) {
-        self.at += bytes;
-        self.lsn = Lsn::new(self.lsn.get().wrapping_add(u64::try_from(bytes).unwrap_or(0)));
-        self.ordinal = self.ordinal.wrapping_add(1);
     }
 }
 

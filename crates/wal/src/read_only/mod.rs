@@ -6,9 +6,9 @@ pub use verify::{Verification, VerifyVerdict};
 
 use crate::{
     Error, ErrorKind, Lsn, Result,
-    format::{self, Checkpoint, Identity, RecordKind},
+    format::{Checkpoint, Identity},
     io::{Access, Directory, Storage},
-    reading::{FrameWalker, Step, Stop},
+    reading::{Cursor, FrameWalker, Step, Stop},
     recovery::{
         self, Examined, Head, Names, SegmentScan, Survey, Surveyed, Unreadable, scan_segment,
     },
@@ -89,9 +89,7 @@ pub struct ReadOnlyRecords<'a, S: Storage = Directory> {
     index: usize,
     from: Lsn,
     limit: Lsn,
-    at: usize,
-    lsn: Lsn,
-    ordinal: u64,
+    cursor: Cursor,
     failure: Option<Error>,
 }
 
@@ -216,9 +214,7 @@ impl<S: Storage> ReadOnly<S> {
             segments,
             from,
             limit,
-            at: 0,
-            lsn: Lsn::ZERO,
-            ordinal: 0,
+            cursor: Cursor::default(),
             failure: None,
         }
     }
@@ -345,28 +341,18 @@ impl<S: Storage> ReadOnlyRecords<'_, S> {
     #[expect(clippy::should_implement_trait, reason = "it lends: an iterator cannot")]
     pub fn next(&mut self) -> Result<Option<Record<'_>>> {
         loop {
-            let (at, lsn, ordinal) = (self.at, self.lsn, self.ordinal);
-            let rest = self.walker.payload().get(at..).unwrap_or_default();
-            let Some((record, bytes)) = format::parse_record(rest, lsn) else {
-                if self.next_frame()? {
-                    continue;
-                }
+            if let Some(place) = self.cursor.next(self.walker.payload(), self.from) {
+                let found = place.record(self.walker.payload());
+                return Ok(found.map(|(record, ordinal)| Record::new(&record, ordinal)));
+            }
+            if !self.next_frame()? {
                 return Ok(None);
-            };
-            let is_wanted = record.kind == RecordKind::Data && record.lsn >= self.from;
-            self.at += bytes;
-            self.lsn = Lsn::new(lsn.get().wrapping_add(u64::try_from(bytes).unwrap_or(0)));
-            self.ordinal = ordinal.wrapping_add(1);
-            if is_wanted {
-                let rest = self.walker.payload().get(at..).unwrap_or_default();
-                let record = format::parse_record(rest, lsn);
-                return Ok(record.map(|(record, _)| Record::new(&record, ordinal)));
             }
         }
     }
 
     fn next_frame(&mut self) -> Result<bool> {
-        self.at = 0;
+        self.cursor = Cursor::default();
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
@@ -383,10 +369,7 @@ impl<S: Storage> ReadOnlyRecords<'_, S> {
             let Some(segment) = self.segments.get(self.index) else { return self.end() };
             let stop = match self.walker.next(segment, self.limit) {
                 Step::Frame(frame) => {
-                    let header = frame.header.lsn.get();
-                    let bytes = u64::try_from(format::FRAME_HEADER_BYTES).unwrap_or(0);
-                    self.lsn = Lsn::new(header.saturating_add(bytes));
-                    self.ordinal = frame.header.first_ordinal;
+                    self.cursor = Cursor::at_frame(&frame.header);
                     return Ok(true);
                 }
                 Step::Limit => return self.end(),
@@ -444,7 +427,7 @@ impl<S: Storage> fmt::Debug for ReadOnly<S> {
 impl<S: Storage> fmt::Debug for ReadOnlyRecords<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadOnlyRecords")
-            .field("lsn", &self.lsn)
+            .field("cursor", &self.cursor)
             .field("limit", &self.limit)
             .finish_non_exhaustive()
     }
