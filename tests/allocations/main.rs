@@ -1,12 +1,12 @@
 //! The hot path allocates nothing: counted, not believed. A binary of its own, for it replaces the
 //! allocator of the whole process.
 
+use parking_lot::{Condvar, Mutex};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     time::Duration,
 };
-use parking_lot::{Condvar, Mutex};
 use wal::{Options, io::Memory};
 use wal_tests::open;
 

@@ -10,7 +10,9 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use wal::io::{Access, File, LockError, Memory, MemoryFile, MemoryLock, Profile, Storage};
+use wal::io::{
+    Access, File, Host, LockError, Memory, MemoryFile, MemoryLock, Profile, Storage, Wake, Word,
+};
 
 /// A [`Memory`] that notes what is done to it, and on request answers a read wrongly, holds a call
 /// or loses power.
@@ -201,7 +203,9 @@ impl Storage for Spy {
     fn path(&self) -> PathBuf {
         self.inner.path()
     }
+}
 
+impl Host for Spy {
     fn now(&self) -> Duration {
         self.inner.now()
     }
@@ -212,6 +216,10 @@ impl Storage for Spy {
 
     fn sleep(&self, time: Duration) {
         self.inner.sleep(time);
+    }
+
+    fn yield_now(&self) {
+        self.inner.yield_now();
     }
 
     fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
@@ -235,6 +243,14 @@ impl Storage for Spy {
             work();
         };
         self.inner.spawn(name, Box::new(work))
+    }
+
+    fn wait(&self, word: &Word, seen: u32, timeout: Option<Duration>) {
+        self.inner.wait(word, seen, timeout);
+    }
+
+    fn wake(&self, word: &Word, who: Wake) {
+        self.inner.wake(word, who);
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::fault::{Call, Control, Effect, Verb};
 use aligned::{Alignment, Buffer};
 use std::{io, path::PathBuf, time::Duration};
-use wal::io::{Access, File, LockError, Memory, Profile, Storage};
+use wal::io::{Access, File, Host, LockError, Memory, Profile, Storage, Wake, Word};
 
 /// A storage that does what its [`Control`] says and otherwise what the one below does.
 #[derive(Clone, Debug)]
@@ -123,7 +123,9 @@ impl<S: Storage> Storage for Faulty<S> {
     fn path(&self) -> PathBuf {
         self.inner.path()
     }
+}
 
+impl<S: Storage> Host for Faulty<S> {
     fn now(&self) -> Duration {
         self.control.look_at_frozen().unwrap_or_else(|| self.inner.now())
     }
@@ -136,8 +138,20 @@ impl<S: Storage> Storage for Faulty<S> {
         self.inner.sleep(time);
     }
 
+    fn yield_now(&self) {
+        self.inner.yield_now();
+    }
+
     fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
         self.named(Verb::Spawn, name, || self.inner.spawn(name, work))
+    }
+
+    fn wait(&self, word: &Word, seen: u32, timeout: Option<Duration>) {
+        self.inner.wait(word, seen, timeout);
+    }
+
+    fn wake(&self, word: &Word, who: Wake) {
+        self.inner.wake(word, who);
     }
 }
 

@@ -198,7 +198,7 @@ impl<S: Storage> Replay<S> {
             from: identity.block_bytes.into(),
             to: tail.lsn.get().saturating_sub(segment.base.get()).min(identity.segment_bytes),
         });
-        self.walker.read_ahead(&**storage, plan.collect());
+        self.walker.read_ahead(storage, plan.collect());
     }
 
     fn step(&mut self) -> Result<bool> {

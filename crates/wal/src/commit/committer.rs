@@ -4,7 +4,7 @@ use super::{Engine, STATE_LATCHED, state::Core};
 use crate::{
     Result,
     format::{FRAME_HEADER_BYTES, Purpose},
-    io::Storage,
+    io::{Storage, Wake},
 };
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -43,7 +43,7 @@ impl<S: Storage> Engine<S> {
         }
         if core.committers.idle > 0 {
             self.committer.bump();
-            self.committer.wake_one();
+            self.storage.wake(&self.committer, Wake::One);
         } else if core.committers.running < self.depth {
             self.start_committer(core)?;
         }
@@ -63,7 +63,7 @@ impl<S: Storage> Engine<S> {
         if core.committers.wakes_at.is_none_or(|at| at > due) {
             core.committers.wakes_at = Some(due);
             self.committer.bump();
-            self.committer.wake_one();
+            self.storage.wake(&self.committer, Wake::One);
         }
     }
 
@@ -101,7 +101,7 @@ impl<S: Storage> Engine<S> {
                         time.map(|time| self.storage.now().saturating_add(time));
                     let seen = self.committer.read();
                     drop(core);
-                    self.committer.sleep(seen, time);
+                    self.storage.wait(&self.committer, seen, time);
                     core = self.core.lock();
                     core.committers.idle -= 1;
                 }

@@ -9,7 +9,7 @@ use crate::{
     Error, Lsn,
     format::{FRAME_HEADER_BYTES, FrameHeader, Purpose},
     frame_buffer,
-    io::{File, Storage},
+    io::{File, Storage, Wake},
     slots::Segment,
 };
 use parking_lot::MutexGuard;
@@ -263,12 +263,12 @@ impl<S: Storage> Engine<S> {
             Some(Baton::Sleeper(index)) => {
                 self.frames[index].word.bump();
                 drop(core);
-                self.frames[index].word.wake_one();
+                self.storage.wake(&self.frames[index].word, Wake::One);
             }
             Some(Baton::Committer) => {
                 self.committer.bump();
                 drop(core);
-                self.committer.wake_one();
+                self.storage.wake(&self.committer, Wake::One);
             }
             None => {}
         }
@@ -278,23 +278,24 @@ impl<S: Storage> Engine<S> {
     /// after that.
     fn hand_on(&self, hand_on: HandOn, ring: usize) -> Vec<Hook> {
         if let Some(index) = hand_on.baton {
-            self.frames[index].word.wake_one();
+            self.storage.wake(&self.frames[index].word, Wake::One);
         }
         if hand_on.committer {
-            self.committer.wake_one();
+            self.storage.wake(&self.committer, Wake::One);
         }
         if hand_on.sleepers > 0 {
             for frame in hand_on.woken.clone() {
-                self.frames[super::state::ring_index(frame, ring)].word.wake_all();
+                let slot = &self.frames[super::state::ring_index(frame, ring)];
+                self.storage.wake(&slot.word, Wake::All);
             }
         }
         if hand_on.preparer {
             self.preparer.bump();
-            self.preparer.wake_all();
+            self.storage.wake(&self.preparer, Wake::All);
         }
         if self.followers.load(Ordering::SeqCst) > 0 {
             self.progress.bump();
-            self.progress.wake_all();
+            self.storage.wake(&self.progress, Wake::All);
         }
         hand_on.hooks
     }
@@ -311,7 +312,7 @@ impl<S: Storage> Engine<S> {
         let task = core.room.take_front_task();
         self.room.bump();
         drop(core);
-        self.room.wake_all();
+        self.storage.wake(&self.room, Wake::All);
         task.into_iter().for_each(Waker::wake);
     }
 

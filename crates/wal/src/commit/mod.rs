@@ -38,7 +38,7 @@ use crate::{
     Error, ErrorKind, Lsn, Result,
     format::{Identity, WriterSeed},
     frame_buffer::FrameBuffer,
-    io::Storage,
+    io::{Storage, Wake},
     slots::{FreeSlot, Segment},
     sync::Word,
 };
@@ -290,7 +290,7 @@ impl<S: Storage> Engine<S> {
         let word = self.progress.read();
         let goes_on = self.state.load(Ordering::SeqCst) <= STATE_CLOSING;
         if goes_on && self.durable() == seen {
-            self.progress.sleep(word, timeout);
+            self.storage.wait(&self.progress, word, timeout);
         }
         self.followers.fetch_sub(1, Ordering::SeqCst);
         Ok(goes_on)
@@ -365,10 +365,10 @@ impl<S: Storage> Engine<S> {
         drop(core);
         drop(lease);
         for slot in &self.frames {
-            slot.word.wake_all();
+            self.storage.wake(&slot.word, Wake::All);
         }
         for word in [&self.committer, &self.preparer, &self.room, &self.progress] {
-            word.wake_all();
+            self.storage.wake(word, Wake::All);
         }
         tasks.into_iter().for_each(std::task::Waker::wake);
         for hook in hooks {
@@ -424,7 +424,7 @@ impl<S: Storage> Engine<S> {
             if self.threads.load(Ordering::SeqCst) <= own {
                 return;
             }
-            self.exits.sleep(seen, None);
+            self.storage.wait(&self.exits, seen, None);
         }
     }
 }
@@ -436,6 +436,6 @@ impl<S: Storage> Drop for ThreadEnd<S> {
     fn drop(&mut self) {
         self.0.threads.fetch_sub(1, Ordering::SeqCst);
         self.0.exits.bump();
-        self.0.exits.wake_all();
+        self.0.storage.wake(&self.0.exits, Wake::All);
     }
 }

@@ -4,7 +4,7 @@ use super::{Engine, STATE_LATCHED, reserve::to_u64, state::Core};
 use crate::{
     Error, ErrorKind, Result,
     format::{Origin, SegmentHeader},
-    io::{File, Storage},
+    io::{File, Storage, Wake},
     slots::{self, FreeSlot, Segment, Slot},
 };
 use nix::errno::Errno;
@@ -48,7 +48,7 @@ impl<S: Storage> Engine<S> {
     pub(super) fn wake_preparer(self: &Arc<Self>, core: &mut Core<S>) -> Result<()> {
         self.preparer.bump();
         if core.segments.preparer.running {
-            self.preparer.wake_all();
+            self.storage.wake(&self.preparer, Wake::All);
             return Ok(());
         }
         self.spawn("wal-prepare", Self::run_preparer)?;
@@ -67,7 +67,7 @@ impl<S: Storage> Engine<S> {
                 Task::End => return,
                 Task::Sleep(time) => {
                     drop(lease);
-                    self.preparer.sleep(seen, time);
+                    self.storage.wait(&self.preparer, seen, time);
                 }
                 Task::Prepare { sequence, free, number } => {
                     let made = self.prepare(sequence, free, number);
@@ -92,7 +92,7 @@ impl<S: Storage> Engine<S> {
             }
             let seen = self.room.read();
             drop(core);
-            self.room.sleep(seen, None);
+            self.storage.wait(&self.room, seen, None);
             core = self.core.lock();
         }
         Ok(())
@@ -223,7 +223,7 @@ impl<S: Storage> Engine<S> {
         let seen = self.preparer.read();
         drop(core);
         if gentle {
-            self.preparer.sleep(seen, Some(GENTLE_PAUSE));
+            self.storage.wait(&self.preparer, seen, Some(GENTLE_PAUSE));
         }
         ControlFlow::Continue(())
     }
@@ -280,7 +280,7 @@ impl<S: Storage> Engine<S> {
         let tasks = core.room.take_all_tasks();
         self.room.bump();
         drop(core);
-        self.room.wake_all();
+        self.storage.wake(&self.room, Wake::All);
         tasks.into_iter().for_each(std::task::Waker::wake);
     }
 

@@ -10,7 +10,7 @@ use crate::{
         self, CHECKPOINT_BYTES_MAX, Checkpoint, FRAME_HEADER_BYTES, Purpose, RECORD_HEADER_BYTES,
         RecordKind, record_bytes,
     },
-    io::Storage,
+    io::{Storage, Wake},
 };
 use aligned::{Buffer, Room};
 use parking_lot::{MutexGuard, RwLockReadGuard};
@@ -159,7 +159,7 @@ impl<S: Storage> Engine<S> {
             }
             let seen = self.room.read();
             drop(core);
-            self.room.sleep(seen, None);
+            self.storage.wait(&self.room, seen, None);
         }
     }
 
@@ -206,7 +206,7 @@ impl<S: Storage> Engine<S> {
         }
         drop(core);
         if others {
-            self.room.wake_all();
+            self.storage.wake(&self.room, Wake::All);
         }
         if let Some(task) = task {
             task.wake();

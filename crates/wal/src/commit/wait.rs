@@ -70,7 +70,7 @@ impl<S: Storage> Engine<S> {
         slot.joined.fetch_add(1, Ordering::SeqCst);
         let seen = slot.word.read();
         drop(core);
-        slot.word.sleep(seen, timeout);
+        self.storage.wait(&slot.word, seen, timeout);
     }
 
     /// Seals the open frame, once its cohort has joined, and writes it.
@@ -110,7 +110,7 @@ impl<S: Storage> Engine<S> {
         let start = self.storage.now();
         let mut joined = false;
         while !joined && self.storage.now().saturating_sub(start) < bound {
-            std::thread::yield_now();
+            self.storage.yield_now();
             joined = all_joined();
         }
         let mut core = self.core.lock();

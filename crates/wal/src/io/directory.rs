@@ -1,7 +1,7 @@
 //! [`Directory`]: a real directory, with direct I/O where the file system has it.
 
 use super::{
-    Access, DirectoryLock, DurableMethod, File, LockError, Profile, Storage,
+    Access, DirectoryLock, DurableMethod, File, Host, LockError, Profile, Storage, Wake, Word,
     device::{Device, FileSystem},
     host,
     probe::{self, Figures},
@@ -250,7 +250,9 @@ impl Storage for Directory {
     fn path(&self) -> PathBuf {
         self.0.path.clone()
     }
+}
 
+impl Host for Directory {
     fn now(&self) -> Duration {
         host::now()
     }
@@ -263,8 +265,20 @@ impl Storage for Directory {
         thread::sleep(time);
     }
 
+    fn yield_now(&self) {
+        thread::yield_now();
+    }
+
     fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
         host::spawn(name, work)
+    }
+
+    fn wait(&self, word: &Word, seen: u32, timeout: Option<Duration>) {
+        host::wait(word, seen, timeout);
+    }
+
+    fn wake(&self, word: &Word, who: Wake) {
+        host::wake(word, who);
     }
 }
 

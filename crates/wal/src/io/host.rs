@@ -1,6 +1,10 @@
-//! Time, randomness and threads of the machine, for the storages that are not simulated.
+//! Time, randomness, threads and sleep of the machine, for the storages that are not simulated.
 
-use rustix::rand::{GetRandomFlags, getrandom};
+use crate::sync::{Wake, Word};
+use rustix::{
+    rand::{GetRandomFlags, getrandom},
+    thread::futex,
+};
 use std::{
     hash::{BuildHasher as _, RandomState},
     io,
@@ -29,4 +33,23 @@ pub(super) fn random() -> u64 {
 /// Runs `work` on a thread named `name` that nobody joins.
 pub(super) fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
+}
+
+/// Sleeps while `word` is `seen`, in the kernel.
+pub(super) fn wait(word: &Word, seen: u32, timeout: Option<Duration>) {
+    let timeout = timeout.map(|time| futex::Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    });
+    // Every outcome (woken, changed, interrupted, timed out) has the same answer: look again.
+    let _ = futex::wait(word.futex(), futex::Flags::PRIVATE, seen, timeout.as_ref());
+}
+
+/// Wakes those who sleep on `word` in this process.
+pub(super) fn wake(word: &Word, who: Wake) {
+    let count = match who {
+        Wake::One => 1,
+        Wake::All => u32::MAX >> 1,
+    };
+    let _ = futex::wake(word.futex(), futex::Flags::PRIVATE, count);
 }

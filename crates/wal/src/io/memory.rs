@@ -1,6 +1,6 @@
 //! [`Memory`]: a directory that lives in memory, for tests and for logs that need not survive.
 
-use super::{Access, DurableMethod, File, LockError, Profile, Storage, host};
+use super::{Access, DurableMethod, File, Host, LockError, Profile, Storage, Wake, Word, host};
 use aligned::Alignment;
 use parking_lot::{Mutex, MutexGuard};
 use std::{
@@ -190,7 +190,9 @@ impl Storage for Memory {
     fn path(&self) -> PathBuf {
         PathBuf::from("memory")
     }
+}
 
+impl Host for Memory {
     fn now(&self) -> Duration {
         host::now()
     }
@@ -203,8 +205,20 @@ impl Storage for Memory {
         thread::sleep(time);
     }
 
+    fn yield_now(&self) {
+        thread::yield_now();
+    }
+
     fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
         host::spawn(name, work)
+    }
+
+    fn wait(&self, word: &Word, seen: u32, timeout: Option<Duration>) {
+        host::wait(word, seen, timeout);
+    }
+
+    fn wake(&self, word: &Word, who: Wake) {
+        host::wake(word, who);
     }
 }
 

@@ -3,12 +3,13 @@ The seam between the log and the disk: [`Storage`] is a directory of files, [`Fi
 
 Only the verbs that the log calls are here, each with its durability duty. All I/O is positional,
 and every read and write obeys the three rules of direct I/O: address, offset and length are
-multiples of [`Storage::alignment`]. The traits also lend time, randomness, sleep and threads, so
-that a simulator owns everything that could make two runs differ.
+multiples of [`Storage::alignment`]. Its other half, [`Host`], lends time, randomness, threads and
+every way to block, so that a simulator owns everything that could make two runs differ.
 
 [`Directory`] is the real one, [`Memory`] the one for tests and for logs that need not survive.
 */
 
+mod condition;
 mod device;
 mod directory;
 mod host;
@@ -16,19 +17,50 @@ mod lock;
 mod memory;
 mod probe;
 
+pub(crate) use condition::Condition;
 pub use directory::{Directory, DirectoryFile};
 pub use lock::DirectoryLock;
 pub use memory::{Memory, MemoryFile, MemoryLock};
 
+pub use crate::sync::{Wake, Word};
+
 use aligned::Alignment;
 use std::{fmt, io, time::Duration};
 
-/// A directory that holds one log's files, and the environment that the log runs in.
+/// What the log runs in: the only source of time, chance and threads, and the only place where its
+/// threads block on each other. None of these is called with anything locked that another thread of
+/// the log might want, but for [`Host::now`], [`Host::random`], [`Host::spawn`] and [`Host::wake`],
+/// which therefore must not wait for another thread.
+pub trait Host: Send + Sync + 'static {
+    /// Time since some moment in the past that never changes. Never goes back.
+    fn now(&self) -> Duration;
+
+    /// A random number: unpredictable for the real thing, from the seed for a simulated one.
+    fn random(&self) -> u64;
+
+    /// Lets at least this much time pass.
+    fn sleep(&self, time: Duration);
+
+    /// Lets others run, and a little time pass.
+    fn yield_now(&self);
+
+    /// Runs `work` on a thread of its own, named `name`.
+    fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()>;
+
+    /// Sleeps while `word` is `seen`: until woken, or until `timeout` has passed. Looking at the word
+    /// and falling asleep are one step. May return early for no reason.
+    fn wait(&self, word: &Word, seen: u32, timeout: Option<Duration>);
+
+    /// Wakes those who sleep on `word`.
+    fn wake(&self, word: &Word, who: Wake);
+}
+
+/// A directory that holds one log's files.
 ///
 /// # Durability duties
 /// A name that was created, renamed or removed may be lost, or may come back, until
 /// [`Storage::sync_dir`] has returned `Ok`.
-pub trait Storage: Send + Sync + 'static {
+pub trait Storage: Host {
     /// A file of the directory.
     type File: File;
     /// Exclusive use of the directory for writing; given back when dropped.
@@ -81,18 +113,6 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Where the directory is, for error messages.
     fn path(&self) -> std::path::PathBuf;
-
-    /// Time since some moment in the past that never changes. Never goes back.
-    fn now(&self) -> Duration;
-
-    /// A random number: unpredictable for the real thing, from the seed for a simulated one.
-    fn random(&self) -> u64;
-
-    /// Lets at least this much time pass.
-    fn sleep(&self, time: Duration);
-
-    /// Runs `work` on a thread of its own, named `name`.
-    fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()>;
 }
 
 /// A file of a [`Storage`]: positional I/O at aligned addresses, offsets and lengths.

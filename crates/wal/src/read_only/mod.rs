@@ -302,7 +302,7 @@ fn look<S: Storage>(
     let mut scans = 1;
     loop {
         let survey = Names::list(&**storage)
-            .and_then(|names| Survey::take(&**storage, identity, names, Access::Read));
+            .and_then(|names| Survey::take(storage, identity, names, Access::Read));
         let mut survey = match survey {
             Ok(survey) => survey,
             // A slot that was given back between the list and the look.

@@ -4,13 +4,13 @@ use super::{View, is_still};
 use crate::{
     Error, Lsn, Result,
     format::{Identity, Origin},
-    io::Storage,
+    io::{Condition, Storage},
     reading::{Found, FrameWalker, Stop, StopKind},
     recovery::{Cut, Head, SegmentScan, scan_segment},
     replay::damage,
     slots::Segment,
 };
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use std::{collections::VecDeque, sync::Arc};
 
 /// Threads that check at once. Two saturate the disks measured; more help where checking is slower
@@ -59,7 +59,7 @@ struct Work<S: Storage> {
     storage: Arc<S>,
     identity: Identity,
     state: Mutex<WorkState<S::File>>,
-    done: Condvar,
+    done: Condition,
 }
 
 struct WorkState<F> {
@@ -231,7 +231,7 @@ fn scan_all<S: Storage>(
         storage: Arc::clone(storage),
         identity: *identity,
         state: Mutex::new(state),
-        done: Condvar::new(),
+        done: Condition::default(),
     });
     for _ in 1..THREADS_MAX.min(segments.len()) {
         let helper = Arc::clone(&work);
@@ -243,7 +243,7 @@ fn scan_all<S: Storage>(
     work.run();
     let mut state = work.state.lock();
     while state.left > 0 {
-        work.done.wait(&mut state);
+        work.done.wait(&**storage, &mut state);
     }
     (std::mem::take(&mut state.results), state.bytes)
 }
@@ -280,6 +280,6 @@ impl<S: Storage> Drop for Slot<'_, S> {
         }
         state.left -= 1;
         state.bytes += self.bytes;
-        self.work.done.notify_all();
+        self.work.done.notify_all(&*self.work.storage);
     }
 }

@@ -8,11 +8,11 @@ them run ahead of a reader that stops to think. The reader gets chunks in the or
 
 use super::window::{CHUNK_BYTES, Filled, widen};
 use crate::{
-    io::{File, Storage},
+    io::{Condition, File, Host, Storage},
     slots::Slot,
 };
 use aligned::{Alignment, Buffer};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use std::{collections::BTreeMap, io, sync::Arc};
 
 const THREADS: usize = 4;
@@ -46,9 +46,10 @@ pub(super) struct Ahead<F: File> {
 struct Shared<F> {
     state: Mutex<State<F>>,
     /// A buffer came back.
-    room: Condvar,
+    room: Condition,
     /// A chunk is there, or a read has ended.
-    ready: Condvar,
+    ready: Condition,
+    host: Arc<dyn Host>,
 }
 
 struct State<F> {
@@ -84,7 +85,7 @@ impl<F: File> Ahead<F> {
     /// Begins to read the `plan`; `None` where it is too short to be worth it, or where there is
     /// no memory or no thread for it.
     pub(super) fn start<S: Storage<File = F>>(
-        storage: &S,
+        storage: &Arc<S>,
         alignment: Alignment,
         plan: Vec<Stretch<F>>,
     ) -> Option<Self> {
@@ -111,8 +112,9 @@ impl<F: File> Ahead<F> {
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
-            room: Condvar::new(),
-            ready: Condvar::new(),
+            room: Condition::default(),
+            ready: Condition::default(),
+            host: Arc::<S>::clone(storage),
         });
         // Dropped on failure, which ends the threads that did start.
         let ahead = Self { shared, taken: 0, total, process: std::process::id() };
@@ -137,7 +139,7 @@ impl<F: File> Ahead<F> {
             if state.closed {
                 return None;
             }
-            self.shared.ready.wait(&mut state);
+            self.shared.ready.wait(&*self.shared.host, &mut state);
         }
     }
 
@@ -145,7 +147,7 @@ impl<F: File> Ahead<F> {
     pub(super) fn give_back(&self, buffer: Buffer) {
         if buffer.len() == HEADROOM_BYTES + CHUNK_BYTES {
             self.shared.state.lock().idle.push(buffer);
-            self.shared.room.notify_one();
+            self.shared.room.notify_all(&*self.shared.host);
         }
     }
 }
@@ -158,7 +160,7 @@ impl<F: File> Drop for Ahead<F> {
         self.shared.close();
         let mut state = self.shared.state.lock();
         while state.reading > 0 {
-            self.shared.ready.wait(&mut state);
+            self.shared.ready.wait(&*self.shared.host, &mut state);
         }
     }
 }
@@ -196,7 +198,7 @@ impl<F: File> Shared<F> {
             let (sequence, slot) = (stretch.sequence, Arc::clone(&stretch.slot));
             let Some(buffer) = state.idle.pop() else {
                 drop(slot);
-                self.room.wait(&mut state);
+                self.room.wait(&*self.host, &mut state);
                 continue;
             };
             let bytes = left.min(widen(CHUNK_BYTES));
@@ -219,8 +221,8 @@ impl<F: File> Shared<F> {
         let mut state = self.state.lock();
         state.closed = true;
         state.plan.clear();
-        self.room.notify_all();
-        self.ready.notify_all();
+        self.room.notify_all(&*self.host);
+        self.ready.notify_all(&*self.host);
     }
 }
 
@@ -233,7 +235,7 @@ impl<F: File> Drop for Reading<'_, F> {
             self.0.close();
         }
         self.0.state.lock().reading -= 1;
-        self.0.ready.notify_all();
+        self.0.ready.notify_all(&*self.0.host);
     }
 }
 

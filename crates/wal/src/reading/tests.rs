@@ -114,7 +114,7 @@ fn plan(segments: &[Segment<MemoryFile>]) -> Vec<Stretch<MemoryFile>> {
 
 #[test]
 fn frames_of_every_size_come_in_order_with_and_without_help() {
-    let storage = Memory::new();
+    let storage = Arc::new(Memory::new());
     let (segments, places) = segments(&storage, lengths());
     let mut alone = FrameWalker::new(identity(), storage.alignment());
     assert_eq!(walk(&mut alone, &segments), places);
@@ -127,7 +127,7 @@ fn frames_of_every_size_come_in_order_with_and_without_help() {
 
 #[test]
 fn another_way_than_the_plan_is_walked_all_the_same() {
-    let storage = Memory::new();
+    let storage = Arc::new(Memory::new());
     let (segments, places) = segments(&storage, lengths());
     let mut walker = FrameWalker::new(identity(), storage.alignment());
     walker.read_ahead(&storage, plan(&segments[3..]));
@@ -142,7 +142,7 @@ fn another_way_than_the_plan_is_walked_all_the_same() {
 #[test]
 fn a_walker_that_is_gone_holds_no_slot() {
     // A writer reuses only slots that nobody holds.
-    let storage = Memory::new();
+    let storage = Arc::new(Memory::new());
     let (segments, places) = segments(&storage, lengths());
     for steps in (0..places.len()).step_by(9) {
         let mut walker = FrameWalker::new(identity(), storage.alignment());
@@ -158,7 +158,7 @@ fn a_walker_that_is_gone_holds_no_slot() {
 #[test]
 fn nothing_is_read_past_the_limit() {
     // A frame above the limit may still be being written: what was read of it must not be kept.
-    let storage = Memory::new();
+    let storage = Arc::new(Memory::new());
     let (segments, places) = segments(&storage, [100_usize; 20].into_iter());
     let slot = &segments[0].slot;
     let mut block = Buffer::zeroed(storage.alignment(), 4096).unwrap();

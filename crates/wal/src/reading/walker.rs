@@ -11,7 +11,7 @@ use crate::{
     slots::Segment,
 };
 use aligned::Alignment;
-use std::{fmt, io, ops::Range};
+use std::{fmt, io, ops::Range, sync::Arc};
 
 /// Steps from frame to frame, checks each one once, and checks that they follow each other.
 ///
@@ -121,7 +121,11 @@ impl<F: File> FrameWalker<F> {
     }
 
     /// Reads the `plan` on other threads from now on, while the walker walks it.
-    pub(crate) fn read_ahead<S: Storage<File = F>>(&mut self, storage: &S, plan: Vec<Stretch<F>>) {
+    pub(crate) fn read_ahead<S: Storage<File = F>>(
+        &mut self,
+        storage: &Arc<S>,
+        plan: Vec<Stretch<F>>,
+    ) {
         self.ahead = Ahead::start(storage, storage.alignment(), plan);
     }
 

@@ -1,6 +1,6 @@
 //! [`Flaky`]: a disk in memory with bad sectors, for tests.
 
-use crate::io::{Access, File, LockError, Memory, Profile, Storage};
+use crate::io::{Access, File, Host, LockError, Memory, Profile, Storage, Wake, Word};
 use aligned::Alignment;
 use parking_lot::Mutex;
 use std::{io, ops::Range, path::PathBuf, sync::Arc, time::Duration};
@@ -77,17 +77,35 @@ impl Storage for Flaky {
     fn path(&self) -> PathBuf {
         self.memory.path()
     }
+}
+
+impl Host for Flaky {
     fn now(&self) -> Duration {
         self.memory.now()
     }
+
     fn random(&self) -> u64 {
         self.memory.random()
     }
+
     fn sleep(&self, time: Duration) {
         self.memory.sleep(time);
     }
+
+    fn yield_now(&self) {
+        self.memory.yield_now();
+    }
+
     fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
         self.memory.spawn(name, work)
+    }
+
+    fn wait(&self, word: &Word, seen: u32, timeout: Option<Duration>) {
+        self.memory.wait(word, seen, timeout);
+    }
+
+    fn wake(&self, word: &Word, who: Wake) {
+        self.memory.wake(word, who);
     }
 }
 

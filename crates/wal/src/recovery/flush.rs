@@ -1,7 +1,7 @@
 //! Flushing all slots, several at once.
 
 use crate::{
-    io::{File, Storage},
+    io::{Condition, File, Host, Storage},
     slots::Slot,
 };
 use parking_lot::Mutex;
@@ -10,7 +10,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc,
     },
 };
 
@@ -25,10 +24,27 @@ struct Work<F> {
     failure: Mutex<Option<(String, io::Error)>>,
 }
 
+/// How many helpers have not ended.
+struct Helpers {
+    running: Mutex<usize>,
+    ended: Condition,
+    host: Arc<dyn Host>,
+}
+
+/// Counts a helper's end, also while it unwinds.
+struct HelperEnd(Arc<Helpers>);
+
+impl Drop for HelperEnd {
+    fn drop(&mut self) {
+        *self.0.running.lock() -= 1;
+        self.0.ended.notify_all(&*self.0.host);
+    }
+}
+
 /// Makes all of every slot durable, and has the device asked for it from here on: what counts is what the
 /// device has. Answers the first failure and the slot's name.
 pub(super) fn flush<S: Storage>(
-    storage: &S,
+    storage: &Arc<S>,
     slots: &[Arc<Slot<S::File>>],
 ) -> Result<(), (String, io::Error)> {
     let work = Arc::new(Work {
@@ -37,23 +53,31 @@ pub(super) fn flush<S: Storage>(
         done: AtomicUsize::new(0),
         failure: Mutex::new(None),
     });
-    let (ended, all_ended) = mpsc::channel::<()>();
+    let helpers = Arc::new(Helpers {
+        running: Mutex::new(0),
+        ended: Condition::default(),
+        host: Arc::<S>::clone(storage),
+    });
     for _ in 1..THREADS.min(slots.len() / 2) {
-        let (work, ended) = (Arc::clone(&work), ended.clone());
+        let work = Arc::clone(&work);
+        *helpers.running.lock() += 1;
+        let end = HelperEnd(Arc::clone(&helpers));
         let task = Box::new(move || {
             work.run();
             // Nobody may hold a slot once the caller goes on: it would count as pinned.
             drop(work);
-            drop(ended);
+            drop(end);
         });
         if storage.spawn("wal-flush", task).is_err() {
             break;
         }
     }
     work.run();
-    drop(ended);
-    // Answers when the last sender is gone, also if a thread died.
-    while all_ended.recv().is_ok() {}
+    let mut running = helpers.running.lock();
+    while *running > 0 {
+        helpers.ended.wait(&**storage, &mut running);
+    }
+    drop(running);
     match work.failure.lock().take() {
         Some(failure) => Err(failure),
         None if work.done.load(Ordering::SeqCst) == slots.len() => Ok(()),

@@ -138,7 +138,7 @@ pub(crate) fn open<S: Storage>(storage: Arc<S>, policy: &Policy) -> Result<Recov
         Error::new(ErrorKind::Unsupported, "the last slot number is taken")
             .with_path(storage.path())
     })?;
-    let mut survey = Survey::take(&*storage, &identity, names, Access::ReadWrite)?;
+    let mut survey = Survey::take(&storage, &identity, names, Access::ReadWrite)?;
     let unreadable = if policy.unreadable_is_torn { Unreadable::Torn } else { Unreadable::Refused };
     let examined = examine(&storage, &identity, &mut survey, unreadable)?;
     if let Some(anchor) = policy.expect_at_least {

@@ -83,15 +83,15 @@ impl Names {
 impl<F: File> Survey<F> {
     /// Opens every slot and reads its first block.
     pub(crate) fn take<S: Storage<File = F>>(
-        storage: &S,
+        storage: &Arc<S>,
         identity: &Identity,
         names: Names,
         access: Access,
     ) -> Result<Self> {
         let mut opened = Vec::with_capacity(names.slots.len());
         for number in names.slots {
-            let slot = Slot::open(storage, number, access).map_err(|error| {
-                slot_error(storage, &crate::slots::slot_name(number), "open a slot", error)
+            let slot = Slot::open(&**storage, number, access).map_err(|error| {
+                slot_error(&**storage, &crate::slots::slot_name(number), "open a slot", error)
             })?;
             opened.push(Arc::new(slot));
         }
@@ -100,13 +100,14 @@ impl<F: File> Survey<F> {
             // else, and so may a whole log that was just copied here; what is presented as durable
             // has to be.
             flush::flush(storage, &opened)
-                .map_err(|(name, error)| slot_error(storage, &name, "flush a slot", error))?;
+                .map_err(|(name, error)| slot_error(&**storage, &name, "flush a slot", error))?;
         }
         let mut slots = Vec::with_capacity(opened.len());
         for slot in opened {
-            let failed = |error| slot_error(storage, &slot.name, "look up a slot's length", error);
+            let failed =
+                |error| slot_error(&**storage, &slot.name, "look up a slot's length", error);
             let bytes = slot.file.len().map_err(failed)?;
-            let head = Head::read(storage, identity, &slot.file);
+            let head = Head::read(&**storage, identity, &slot.file);
             slots.push(Surveyed { slot, bytes, head });
         }
         let count = u64::try_from(slots.len()).unwrap_or(u64::MAX);
