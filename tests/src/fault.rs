@@ -13,7 +13,10 @@ use std::{
     collections::BTreeMap,
     io,
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -180,6 +183,15 @@ pub struct Control(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    blocking: Blocking,
+}
+
+/// How often threads of the test's own, and not the log's, slept and were woken.
+#[derive(Debug, Default)]
+pub(crate) struct Blocking {
+    pub(crate) asleep: AtomicU64,
+    pub(crate) woken: AtomicU64,
+    pub(crate) wakes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -206,6 +218,34 @@ impl Control {
     #[must_use]
     pub fn count(&self, verb: Verb) -> u64 {
         self.0.state.lock().counts.get(&verb).copied().unwrap_or_default()
+    }
+
+    /// How often a thread of the test's own fell asleep in the log so far.
+    #[must_use]
+    pub fn sleeps(&self) -> u64 {
+        self.0.blocking.asleep.load(Ordering::SeqCst)
+    }
+
+    /// How often one of these sleeps ended.
+    #[must_use]
+    pub fn awakenings(&self) -> u64 {
+        self.0.blocking.woken.load(Ordering::SeqCst)
+    }
+
+    /// How often a thread of the test's own woke others from inside the log.
+    #[must_use]
+    pub fn wakes(&self) -> u64 {
+        self.0.blocking.wakes.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn blocking(&self) -> &Blocking {
+        &self.0.blocking
+    }
+
+    /// How many calls of any kind were started so far.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.0.state.lock().counts.values().sum()
     }
 
     /// How many calls were started that write or sync anything.
