@@ -340,6 +340,33 @@ fn contents(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     contents
 }
 
+/// A service died right after a commit. Its last record is there, and nothing behind it says that it was
+/// acknowledged: who looks for it in the dump has to hear of it.
+#[test]
+fn dump_tells_of_records_that_nothing_proves() {
+    let (disk, _, frames) = crate::craft::crashed(0..3, 50);
+    let place = place();
+    unpack(&crate::craft::save(&disk.load()), &place.path);
+    let dump = |arguments: &[&str]| {
+        let output = wal(&[&["dump", place.text()], arguments].concat(), b"");
+        assert_eq!(status(&output), 0, "{output:?}");
+        let lines = String::from_utf8(output.stdout).unwrap().lines().count();
+        (lines, String::from_utf8(output.stderr).unwrap())
+    };
+    let (lines, complaint) = dump(&[]);
+    assert_eq!(lines, 2);
+    let lsn = frames[2].records[0].0;
+    assert!(complaint.contains(&format!("1 more from lsn {lsn} on")), "{complaint}");
+    assert_eq!(
+        dump(&["--limit", "1"]),
+        (1, String::new()),
+        "there was more, but none was asked for"
+    );
+    // A close vouches for it.
+    assert_eq!(status(&wal(&["append", place.text()], b"")), 0);
+    assert_eq!(dump(&[]), (3, String::new()));
+}
+
 /// An append to a damaged log must not "repair" it, and one to a torn log says what it cut.
 #[test]
 fn append_tells_what_it_cut_and_refuses_damage() {

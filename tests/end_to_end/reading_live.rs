@@ -321,6 +321,37 @@ fn a_segment_that_is_being_read_is_not_reused() {
     assert!(filled.iter().all(|count| *count < freed), "{filled:?} with the pin, {freed} without");
 }
 
+/// A reader may outlive its log. Whoever opens the log next knows nothing of its pins, releases what it
+/// reads and reuses the slot: the reader is told so, and not that the log is damaged.
+#[test]
+fn a_reader_that_outlives_its_log_is_told_what_was_reused() {
+    let options = quiet().segment_bytes(64 << 10).log_bytes_max(4 * (64 << 10));
+    let storage = Memory::new();
+    let wal = open(&options, storage.clone()).unwrap();
+    let fill = |wal: &Wal<Memory>| {
+        while let Ok(ticket) = wal.append(&payload(1, 3000)) {
+            ticket.wait().unwrap();
+        }
+    };
+    fill(&wal);
+    let mut reader = wal.read_from(Lsn::ZERO).unwrap();
+    reader.next_record().unwrap().unwrap();
+    wal.close().unwrap();
+    reader.next_record().unwrap().expect("what nobody touched is still read");
+
+    let wal = open(&options, storage).unwrap();
+    wal.checkpoint(wal.appended_lsn(), b"").unwrap().wait().unwrap();
+    fill(&wal);
+    assert!(wal.stats().segments_recycled > 2);
+    let told = loop {
+        match reader.next_record() {
+            Ok(found) => assert!(found.is_some(), "it ended before it was told"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(told.kind(), ErrorKind::Released, "{told}");
+}
+
 /// Backups and tools look at the log while the service writes, without its lock. What they see must be a
 /// prefix of what was appended, whatever is being written or recycled at that moment; they may be told
 /// that they came too late, and never that the log is damaged.

@@ -3,8 +3,10 @@
 use crate::{
     Error, ErrorKind, Lsn, Record, Result, Wal,
     commit::Engine,
+    format::Identity,
     io::{Directory, Storage},
-    reading::{Cursor, FrameWalker, Step, Stop},
+    reading::{Cursor, FrameWalker, Passage, Passed, Stop},
+    recovery::Head,
     replay::damage,
     slots::Segment,
 };
@@ -20,8 +22,7 @@ pub struct Reader<S: Storage = Directory> {
     /// The segment that is being read, pinned.
     segment: Option<Segment<S::File>>,
     sequence: u64,
-    /// Where the segment before stopped with room left, until its successor proves it unused.
-    unused: Option<(Segment<S::File>, Stop)>,
+    passage: Passage<S::File>,
     cursor: Cursor,
     from: Lsn,
     failure: Option<Error>,
@@ -93,7 +94,7 @@ impl<S: Storage> Reader<S> {
             walker: FrameWalker::new(identity, engine.storage().alignment()),
             segment: None,
             sequence: from.get() / identity.segment_bytes,
-            unused: None,
+            passage: Passage::default(),
             cursor: Cursor::default(),
             from,
             failure: None,
@@ -104,7 +105,8 @@ impl<S: Storage> Reader<S> {
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] where a frame is damaged, [`ErrorKind::Released`] where a checkpoint was
-    /// faster than the reader. The same is answered to every later call.
+    /// faster than the reader, or where the log was closed and opened again and the segment reused. The
+    /// same is answered to every later call.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>> {
         loop {
             if let Some(place) = self.cursor.next(self.walker.payload(), self.from) {
@@ -137,39 +139,35 @@ impl<S: Storage> Reader<S> {
                 self.segment = self.enter(durable)?;
             }
             let Some(segment) = &self.segment else { return Ok(false) };
-            let stop = match self.walker.next(segment, durable) {
-                Step::Frame(frame) => {
-                    self.cursor = Cursor::at_frame(&frame.header);
-                    self.unused = None;
+            // Whether the durable mark lies in a later segment.
+            let is_over = durable > segment.end(self.engine.identity());
+            match self.passage.step(&mut self.walker, segment, durable, is_over) {
+                Passed::Frame(cursor) => {
+                    self.cursor = cursor;
                     return Ok(true);
                 }
-                Step::Limit => return Ok(false),
-                Step::End => None,
-                Step::Stop(stop) => Some(stop),
-            };
-            // The durable mark lies in a later segment: what is here is room that no frame used, which
-            // the first frame there proves by the chain, or damage.
-            let is_over = durable > segment.end(self.engine.identity());
-            match (stop, self.unused.take()) {
-                (None, _) if !is_over => return Ok(false),
-                (Some(_), Some((segment, stop))) => {
-                    return Err(self.damage(&segment, stop, durable));
-                }
-                (Some(stop), None) if !is_over => {
-                    return Err(self.damage(segment, stop, durable));
-                }
-                (stop, _) => {
-                    self.unused =
-                        stop.zip(self.segment.take()).map(|(stop, segment)| (segment, stop));
+                Passed::Limit => return Ok(false),
+                Passed::Segment if !is_over => return Ok(false),
+                Passed::Segment => {
                     self.segment = None;
                     self.sequence += 1;
                 }
+                Passed::Damage(segment, stop) => return Err(self.verdict(&segment, stop, durable)),
             }
         }
     }
 
-    fn damage(&self, segment: &Segment<S::File>, stop: Stop, durable: Lsn) -> Error {
-        damage(&**self.engine.storage(), segment, stop, durable)
+    /// The error for a place where no frame belongs. A pinned segment is not reused by the writer it
+    /// belongs to; once that is gone, another one knows of no pins.
+    fn verdict(&self, segment: &Segment<S::File>, stop: Stop, durable: Lsn) -> Error {
+        let storage = &**self.engine.storage();
+        if !self.engine.goes_on() && is_reused(storage, self.engine.identity(), segment) {
+            return Error::new(ErrorKind::Released, "the segment was reused after the log's end")
+                .with_path(storage.path().join(&segment.slot.name))
+                .with_segment(segment.sequence)
+                .with_lsn(stop.lsn);
+        }
+        damage(storage, segment, stop, durable)
     }
 
     /// Pins the next segment, once a frame of it is durable.
@@ -187,6 +185,12 @@ impl<S: Storage> Reader<S> {
                 .with_lsn(Lsn::new(base))),
         }
     }
+}
+
+/// Whether the slot of `segment` says that it is another segment now.
+fn is_reused<S: Storage>(storage: &S, identity: &Identity, segment: &Segment<S::File>) -> bool {
+    let head = Head::read(storage, identity, &segment.slot.file);
+    matches!(head, Head::Valid(header) if header.sequence != segment.sequence)
 }
 
 impl<S: Storage> Iterator for Reader<S> {

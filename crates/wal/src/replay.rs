@@ -5,7 +5,7 @@ use crate::{
     format::{self, Checkpoint},
     io::{Directory, Storage},
     options::Options,
-    reading::{Cursor, Found, FrameWalker, Step, Stop, Stretch},
+    reading::{Cursor, Found, FrameWalker, Passage, Passed, Stop, Stretch},
     recovery::{self, OpenReport, Policy, Recovered},
     slots::Segment,
 };
@@ -21,6 +21,7 @@ pub struct Replay<S: Storage = Directory> {
     walker: FrameWalker<S::File>,
     /// Which of the live segments is being read.
     segment: usize,
+    passage: Passage<S::File>,
     cursor: Cursor,
     stage: Stage,
     failure: Option<Error>,
@@ -96,8 +97,17 @@ impl<S: Storage> Replay<S> {
             .map_err(|error| Error::from_io("a page that tells a fork", error))?;
         let recovered = recovery::open(Arc::new(storage), &policy)?;
         let walker = FrameWalker::new(recovered.identity, recovered.storage.alignment());
-        let (cursor, stage) = (Cursor::default(), Stage::Fresh);
-        Ok(Self { recovered, walker, segment: 0, cursor, stage, failure: None, options, witness })
+        Ok(Self {
+            recovered,
+            walker,
+            segment: 0,
+            passage: Passage::default(),
+            cursor: Cursor::default(),
+            stage: Stage::Fresh,
+            failure: None,
+            options,
+            witness,
+        })
     }
 
     /// The next record from the start mark on, or `None` at the log's end.
@@ -202,32 +212,21 @@ impl<S: Storage> Replay<S> {
     }
 
     fn step(&mut self) -> Result<bool> {
-        let tail = self.recovered.tail.lsn;
-        // Where the segment before this one stopped, if it had room left.
-        let mut unused: Option<(usize, Stop)> = None;
+        let Recovered { storage, segments, tail, .. } = &self.recovered;
         loop {
-            let Some(segment) = self.recovered.segments.get(self.segment) else { return Ok(false) };
-            let stop = match self.walker.next(segment, tail) {
-                Step::Frame(frame) => {
-                    self.cursor = Cursor::at_frame(&frame.header);
+            let Some(segment) = segments.get(self.segment) else { return Ok(false) };
+            let goes_on = self.segment + 1 < segments.len();
+            match self.passage.step(&mut self.walker, segment, tail.lsn, goes_on) {
+                Passed::Frame(cursor) => {
+                    self.cursor = cursor;
                     return Ok(true);
                 }
-                Step::Limit => return Ok(false),
-                Step::End => {
-                    self.segment += 1;
-                    continue;
+                Passed::Limit => return Ok(false),
+                Passed::Segment => self.segment += 1,
+                Passed::Damage(segment, stop) => {
+                    return Err(damage(&**storage, &segment, stop, tail.lsn));
                 }
-                Step::Stop(stop) => stop,
-            };
-            let is_last = self.segment + 1 == self.recovered.segments.len();
-            if is_last || unused.is_some() {
-                let (index, stop) = unused.unwrap_or((self.segment, stop));
-                let segment = self.recovered.segments.get(index).unwrap_or(segment);
-                return Err(damage(&*self.recovered.storage, segment, stop, tail));
             }
-            // Either room that no frame used, which the next segment's first frame proves, or damage.
-            unused = Some((self.segment, stop));
-            self.segment += 1;
         }
     }
 }

@@ -114,6 +114,7 @@ impl<S: Storage> Engine<S> {
             Ordering::SeqCst,
         );
         if running.is_err() {
+            self.wait_for_close();
             let core = self.core.lock();
             return self.check_running(&core);
         }
@@ -126,6 +127,18 @@ impl<S: Storage> Engine<S> {
         }
         self.join_threads();
         outcome
+    }
+
+    /// Waits until whoever closes the log has made everything durable, or failed to: no close returns
+    /// before that. The log's own threads do not wait, for that one waits for them.
+    fn wait_for_close(&self) {
+        while !self.is_served_by_caller() {
+            let seen = self.progress.read();
+            if self.state.load(Ordering::SeqCst) != STATE_CLOSING {
+                return;
+            }
+            self.storage.wait(&self.progress, seen, None);
+        }
     }
 
     fn drain(self: &Arc<Self>) -> Result<()> {

@@ -288,12 +288,17 @@ impl<S: Storage> Engine<S> {
         self.check_caller()?;
         self.followers.fetch_add(1, Ordering::SeqCst);
         let word = self.progress.read();
-        let goes_on = self.state.load(Ordering::SeqCst) <= STATE_CLOSING;
+        let goes_on = self.goes_on();
         if goes_on && self.durable() == seen {
             self.storage.wait(&self.progress, word, timeout);
         }
         self.followers.fetch_sub(1, Ordering::SeqCst);
         Ok(goes_on)
+    }
+
+    /// Whether the log was neither closed nor latched.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.state.load(Ordering::SeqCst) <= STATE_CLOSING
     }
 
     /// Refuses calls from a forked child and from inside a closure that fills a record. No system

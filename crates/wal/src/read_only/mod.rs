@@ -8,7 +8,7 @@ use crate::{
     Error, ErrorKind, Lsn, Result,
     format::{Checkpoint, Identity},
     io::{Access, Directory, Storage},
-    reading::{Cursor, FrameWalker, Step, Stop},
+    reading::{Cursor, FrameWalker, Passage, Passed, Stop},
     recovery::{
         self, Examined, Head, Names, SegmentScan, Survey, Surveyed, Unreadable, scan_segment,
     },
@@ -89,6 +89,7 @@ pub struct ReadOnlyRecords<'a, S: Storage = Directory> {
     index: usize,
     from: Lsn,
     limit: Lsn,
+    passage: Passage<S::File>,
     cursor: Cursor,
     failure: Option<Error>,
 }
@@ -214,6 +215,7 @@ impl<S: Storage> ReadOnly<S> {
             segments,
             from,
             limit,
+            passage: Passage::default(),
             cursor: Cursor::default(),
             failure: None,
         }
@@ -364,29 +366,21 @@ impl<S: Storage> ReadOnlyRecords<'_, S> {
     }
 
     fn step(&mut self) -> Result<bool> {
-        let mut unused: Option<(usize, Stop)> = None;
         loop {
             let Some(segment) = self.segments.get(self.index) else { return self.end() };
-            let stop = match self.walker.next(segment, self.limit) {
-                Step::Frame(frame) => {
-                    self.cursor = Cursor::at_frame(&frame.header);
+            let goes_on = self.index + 1 < self.segments.len();
+            match self.passage.step(&mut self.walker, segment, self.limit, goes_on) {
+                Passed::Frame(cursor) => {
+                    self.cursor = cursor;
                     return Ok(true);
                 }
-                Step::Limit => return self.end(),
-                Step::End => {
-                    self.index += 1;
-                    continue;
+                Passed::Limit => return self.end(),
+                Passed::Segment => self.index += 1,
+                Passed::Damage(damaged, stop) => {
+                    let is_reused = !self.log.is_still(segment);
+                    return Err(self.verdict(&damaged, stop, is_reused));
                 }
-                Step::Stop(stop) => stop,
-            };
-            if self.index + 1 == self.segments.len() || unused.is_some() {
-                let is_reused = !self.log.is_still(segment);
-                let (index, stop) = unused.unwrap_or((self.index, stop));
-                let segment = self.segments.get(index).unwrap_or(segment);
-                return Err(self.verdict(segment, stop, is_reused));
             }
-            unused = Some((self.index, stop));
-            self.index += 1;
         }
     }
 

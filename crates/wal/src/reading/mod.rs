@@ -8,15 +8,18 @@ why it stops, and leaves to others what that means. Nothing here ever writes.
 - `ahead`: the next stretches, read on other threads meanwhile
 - `cursor`: records in a frame that was checked
 - `walker`: frames, their chain, and what stands where none belongs
+- `passage`: from one segment to the next, telling unused room from damage
 */
 
 mod ahead;
 mod cursor;
+mod passage;
 mod walker;
 mod window;
 
 pub(crate) use ahead::Stretch;
 pub(crate) use cursor::Cursor;
+pub(crate) use passage::{Passage, Passed};
 pub(crate) use walker::{Found, FrameWalker, Sight, Step, Stop, StopKind};
 
 use crate::io::File;

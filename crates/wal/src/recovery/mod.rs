@@ -173,6 +173,11 @@ fn lock<S: Storage>(storage: &S, policy: &Policy) -> Result<S::Lock> {
     })
 }
 
+/// By how much the epoch rises over an unreadable tail that is taken for torn: the epochs that its
+/// frames name are unknown, each is one open for writing, and more than so many have not been crammed
+/// in behind the last durable mark that could be read.
+const EPOCH_STEP_UNREADABLE: u64 = 1 << 32;
+
 fn recover<S: Storage>(
     storage: Arc<S>,
     lock: S::Lock,
@@ -182,7 +187,8 @@ fn recover<S: Storage>(
     next_slot_number: u32,
     created: bool,
 ) -> Result<Recovered<S>> {
-    let epoch = examined.highest_epoch.checked_add(1).ok_or_else(|| {
+    let step = if examined.has_unreadable_tail { EPOCH_STEP_UNREADABLE } else { 1 };
+    let epoch = examined.highest_epoch.checked_add(step).ok_or_else(|| {
         Error::new(ErrorKind::Corrupt, "a frame names the last epoch there can be")
             .with_path(storage.path())
     })?;

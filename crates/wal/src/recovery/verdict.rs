@@ -27,6 +27,8 @@ pub(crate) struct Examined<F> {
     /// Everything below it was durable, for some frame says so.
     pub(crate) durable_mark: Lsn,
     pub(crate) highest_epoch: u64,
+    /// Whether what was cut could not all be read, so that there may be higher epochs.
+    pub(crate) has_unreadable_tail: bool,
     pub(crate) bytes_read: u64,
 }
 
@@ -69,11 +71,12 @@ pub(crate) fn examine<S: Storage>(
             previous_crc: previous.map_or(0, |(_, crc)| crc),
         },
         checkpoint: scan.checkpoint().cloned(),
-        cut,
         last_record: scan.chain.iter().rev().find_map(|scan| scan.last_record),
         durable_mark: scan.durable_mark(),
         highest_epoch: scan.highest_epoch.max(layout.highest_epoch),
         bytes_read: walker.bytes_read() + survey.bytes_read + layout.bytes_read,
+        has_unreadable_tail: cut.is_some() && scan.unreadable().is_some(),
+        cut,
         layout,
     })
 }

@@ -118,6 +118,24 @@ fn a_read_error_above_every_mark_is_refused_unless_the_caller_says_torn() {
     }
 }
 
+/// Two opens crashed behind a block that went bad with them: the epochs that they gave themselves
+/// cannot be read. A new one must be above them all the same, or their frames would be its own.
+#[test]
+fn an_epoch_is_above_those_that_cannot_be_read() {
+    let mut log = two_segments();
+    let bad = log.lsn - SEGMENT..log.lsn - SEGMENT + 1;
+    for _ in 0..2 {
+        log.reopen();
+        log.empty(Purpose::Opening);
+    }
+    let hidden = log.epoch;
+    let readable = replay(&log).unwrap().0.report.epoch;
+    assert_eq!(readable, hidden + 1, "one more than what is seen");
+    // Both opening frames, and the rest of the slot.
+    let found = open_flaky(&log, 1, bad.start..SEGMENT, true).unwrap();
+    assert!(found.report.epoch > hidden, "{} must be above {hidden}", found.report.epoch);
+}
+
 #[test]
 fn a_read_error_where_it_matters_not_is_survived() {
     let mut log = two_segments();
