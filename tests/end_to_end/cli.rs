@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::LazyLock,
@@ -365,6 +366,50 @@ fn dump_tells_of_records_that_nothing_proves() {
     // A close vouches for it.
     assert_eq!(status(&wal(&["append", place.text()], b"")), 0);
     assert_eq!(dump(&[]), (3, String::new()));
+}
+
+/// Backups run as a user who may read the log's directory and not write there. Looking works; an append
+/// is refused with the place and the reason, and changes nothing.
+#[test]
+fn a_directory_that_may_not_be_written_is_read_all_the_same() {
+    const NOBODY: u32 = 65534;
+    let place = place();
+    good(&["append", place.text()], b"one\ntwo\n");
+    // Where another user gets at it.
+    let program = place.path.with_file_name("wal");
+    fs::copy(&*WAL, &program).unwrap();
+    for (path, mode) in
+        [(place.path.parent().unwrap(), 0o755), (&program, 0o755), (&place.path, 0o555)]
+    {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    for (path, _) in contents(&place.path) {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o444)).unwrap();
+    }
+    let before = contents(&place.path);
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(arguments).arg(place.text()).stdin(Stdio::null());
+        // Root may write everywhere.
+        if nix::unistd::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command.output().unwrap()
+    };
+    for looking in ["verify", "ls", "dump"] {
+        let output = run(&[looking]);
+        assert_eq!(status(&output), 0, "{looking}: {output:?}");
+    }
+    assert!(String::from_utf8(run(&["dump"]).stdout).unwrap().contains("two"));
+    let output = run(&["append"]);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(status(&output), 3, "{complaint}");
+    assert!(
+        complaint.contains("ermission denied") && complaint.contains(place.text()),
+        "{complaint}"
+    );
+    assert_eq!(contents(&place.path), before);
+    fs::set_permissions(&place.path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// An append to a damaged log must not "repair" it, and one to a torn log says what it cut.

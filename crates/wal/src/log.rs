@@ -97,7 +97,8 @@ impl<S: Storage> Wal<S> {
     }
 
     /// The same, but waits for room without blocking the thread. Room is given first come first
-    /// served, to this and to [`Wal::append`] alike.
+    /// served, to this and to [`Wal::append`] alike: a future that was woken and is neither polled nor
+    /// dropped holds up those behind it.
     pub fn append_async<'a>(&'a self, payload: &'a [u8]) -> AppendFuture<'a, S> {
         AppendFuture::new(&self.engine, payload)
     }
