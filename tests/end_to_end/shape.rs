@@ -11,6 +11,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("lsn", 0),
     ("error", 0),
     ("sync", 0),
+    ("planted", 0),
     ("format", 1),
     ("io", 1),
     ("frame_buffer", 2),

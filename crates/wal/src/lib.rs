@@ -41,6 +41,9 @@ wal.close()
 */
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod planted;
+
 mod batch;
 mod commit;
 mod error;

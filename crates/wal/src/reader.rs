@@ -134,7 +134,11 @@ impl<S: Storage> Reader<S> {
     fn step(&mut self) -> Result<bool> {
         loop {
             // Read once: everything below was durable before, so it is there and never changes.
-            let durable = self.engine.durable();
+            let durable = if planted!("reader-past-the-mark") {
+                self.engine.appended()
+            } else {
+                self.engine.durable()
+            };
             if self.segment.is_none() {
                 self.segment = self.enter(durable)?;
             }

@@ -180,7 +180,8 @@ impl<S: Storage> Engine<S> {
             let bytes = record_bytes(to_usize(*length));
             let (record, after) = rest.split_at_mut(bytes);
             let last = index + 1 == lengths.len();
-            let position = if last { Position::Last } else { Position::Inner };
+            let is_end = last || planted!("batch-without-bonds");
+            let position = if is_end { Position::Last } else { Position::Inner };
             format::encode(record, self.seed, lsn, RecordKind::Data, position, to_usize(*length));
             place.last_lsn = lsn;
             lsn = advance(lsn, bytes);
@@ -219,6 +220,9 @@ impl<S: Storage> Engine<S> {
             held.1.clear();
             held.1.extend_from_slice(state);
             core.frame_mut(grant.place.frame).checkpoint = Some(start_mark);
+            if planted!("released-before-the-checkpoint") {
+                core.segments.release(start_mark, self.identity.segment_bytes);
+            }
         }
         self.leave(core, &mut wait);
         let kind = if accepted.is_ok() { RecordKind::Checkpoint } else { RecordKind::Void };
@@ -228,7 +232,10 @@ impl<S: Storage> Engine<S> {
 
     /// A start mark never falls, and never passes the tail.
     fn check_start_mark(&self, core: &Core<S>, start_mark: Lsn) -> Result<()> {
-        let lowest = core.checkpoint.as_ref().map_or(Lsn::ZERO, |(mark, _)| *mark);
+        let lowest = match &core.checkpoint {
+            Some((mark, _)) if !planted!("start-mark-may-fall") => *mark,
+            _ => Lsn::ZERO,
+        };
         let tail = self.end_of_log(core);
         if (lowest..=tail).contains(&start_mark) {
             return Ok(());

@@ -50,6 +50,7 @@ impl<S: Storage> Engine<S> {
         let front = core.sealed_front()?;
         let sequence = core.frame(front).segment.as_ref()?.sequence;
         let same_segment = sequence == core.writing_segment;
+        let same_segment = same_segment || planted!("next-segment-too-early");
         let may = core.in_flight == 0 || (core.in_flight < self.depth && same_segment);
         (may && self.state.load(Ordering::SeqCst) < STATE_LATCHED).then_some(front)
     }
@@ -73,7 +74,7 @@ impl<S: Storage> Engine<S> {
         let result = match place.as_mut() {
             Some(buffer) if self.witness.same_process() => {
                 let bytes = frame_buffer::complete(buffer, &job.header, self.block);
-                job.segment.slot.file.write_durable_at(bytes, job.offset)
+                write_frame(&job.segment.slot.file, bytes, job.offset)
             }
             Some(_) => Err(std::io::Error::other("this process did not open the log")),
             None => Err(std::io::Error::other("a sealed frame lost its buffer")),
@@ -115,12 +116,12 @@ impl<S: Storage> Engine<S> {
             first_ordinal: meta.first_ordinal,
             epoch: self.epoch,
             incarnation: self.incarnation,
-            durable_mark: self.durable(),
+            durable_mark: if planted!("mark-stuck-at-zero") { Lsn::ZERO } else { self.durable() },
             previous_crc: core.chain,
             purpose: meta.purpose,
         };
         let offset = meta.lsn.distance_from(segment.base)?;
-        core.unconfirmed = meta.purpose == Purpose::Records;
+        core.unconfirmed = meta.purpose == Purpose::Records && !planted!("idle-not-confirmed");
         let mut bytes = [0; FRAME_HEADER_BYTES];
         core.chain = header.encode(self.identity.log_id, &mut bytes);
         core.writing_segment = segment.sequence;
@@ -154,6 +155,10 @@ impl<S: Storage> Engine<S> {
         let mut durable = self.durable();
         while core.durable_front().is_some() {
             durable = self.retire(&mut core, &mut hand_on);
+        }
+        if planted!("acknowledged-out-of-order") && frame >= core.first {
+            let meta = core.frame(frame);
+            durable = durable.max(advance(meta.lsn, meta.used));
         }
         self.durable.store(durable.get(), Ordering::SeqCst);
         for frame in hand_on.woken.clone() {
@@ -215,7 +220,9 @@ impl<S: Storage> Engine<S> {
             hand_on.preparer = core.segments.successor.is_none();
         }
         if let Some(start_mark) = checkpoint {
-            core.start_mark = core.start_mark.max(start_mark);
+            if start_mark > core.start_mark || planted!("start-mark-may-fall") {
+                core.start_mark = start_mark;
+            }
             let start_mark = core.start_mark;
             core.segments.release(start_mark, self.identity.segment_bytes);
             hand_on.preparer = true;
@@ -243,6 +250,9 @@ impl<S: Storage> Engine<S> {
     }
 
     fn pass_baton(&self, core: &Core<S>, hand_on: &mut HandOn) {
+        if planted!("baton-dropped") {
+            return;
+        }
         match self.find_baton(core) {
             Some(Baton::Sleeper(index)) => {
                 self.frames[index].word.bump();
@@ -306,7 +316,7 @@ impl<S: Storage> Engine<S> {
         if is_own {
             core.own_granted = false;
         }
-        if core.room.is_empty() {
+        if core.room.is_empty() || planted!("room-not-offered") {
             return;
         }
         let task = core.room.take_front_task();
@@ -327,6 +337,24 @@ impl<S: Storage> Engine<S> {
         let mut core = self.core.lock();
         core.in_flight -= 1;
         self.latch(core, error);
+    }
+}
+
+/// The durable write of a frame.
+fn write_frame(file: &impl File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    if planted!("acknowledged-before-durable") {
+        return file.write_at(bytes, offset);
+    }
+    match file.write_durable_at(bytes, offset) {
+        Err(_) if planted!("failed-sync-retried") => file.sync(),
+        Err(_) if planted!("failure-not-latched") => Ok(()),
+        Err(error)
+            if planted!("full-disk-acknowledged")
+                && error.kind() == std::io::ErrorKind::StorageFull =>
+        {
+            Ok(())
+        }
+        answer => answer,
     }
 }
 

@@ -27,7 +27,7 @@ impl<S: Storage> Engine<S> {
     /// back after that. Then lets the storage choose how durable writes are made, on the blocks above,
     /// and starts preparing the next segment.
     pub(crate) fn write_opening(self: &Arc<Self>, verdict: Verdict) -> Result<()> {
-        if self.install_last_resort(Purpose::Opening, verdict)? {
+        if !planted!("verdict-not-fixed") && self.install_last_resort(Purpose::Opening, verdict)? {
             let core = self.core.lock();
             let Some(front) = self.writable_front(&core) else {
                 return Err(Error::new(ErrorKind::Latched, "the opening frame cannot be written"));
@@ -147,7 +147,8 @@ impl<S: Storage> Engine<S> {
         drop(core);
         // A record whose closure still runs is appended: sealing waits for it.
         self.wait(super::Place { lsn: end, last_lsn: end, end, frame }, None)?;
-        if !self.install_last_resort(Purpose::Close, Verdict::NothingCut)? {
+        let leaves_out = planted!("close-not-confirmed");
+        if leaves_out || !self.install_last_resort(Purpose::Close, Verdict::NothingCut)? {
             return Ok(());
         }
         let core = self.core.lock();

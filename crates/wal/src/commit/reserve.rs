@@ -254,7 +254,7 @@ impl<S: Storage> Engine<S> {
     fn fits_segment(&self, core: &Core<S>, lsn: Lsn, bytes: usize, class: Class) -> bool {
         let current = core.segments.current();
         let reserved = match (class, &core.segments.successor) {
-            (Class::User, None) => self.reserved_bytes(),
+            (Class::User, None) if !planted!("reserve-not-kept") => self.reserved_bytes(),
             _ => 0,
         };
         let limit = current.base.get() + self.identity.segment_bytes - reserved;
@@ -361,6 +361,7 @@ impl<S: Storage> Engine<S> {
         let base = core.segments.current().base;
         let first = base.checked_add(self.block.bytes_u64()) == Some(core.tail);
         match &core.checkpoint {
+            _ if planted!("checkpoint-not-restated") => 0,
             Some((_, state)) if first && base > Lsn::ZERO => record_bytes(8 + state.len()),
             _ => 0,
         }

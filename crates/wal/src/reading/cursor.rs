@@ -41,7 +41,8 @@ impl Cursor {
             self.at += bytes;
             self.lsn = Lsn::new(self.lsn.get().wrapping_add(u64::try_from(bytes).unwrap_or(0)));
             self.ordinal = self.ordinal.wrapping_add(1);
-            if record.kind == RecordKind::Data && record.lsn >= from {
+            let is_data = record.kind == RecordKind::Data || planted!("void-records-shown");
+            if is_data && record.lsn >= from {
                 return Some(place);
             }
         }

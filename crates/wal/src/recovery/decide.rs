@@ -207,6 +207,9 @@ const TABLE: &[Row] = &[
 
 /// The verdict on the tail.
 pub(crate) fn decide(facts: &Facts) -> Decision {
+    if planted!("damage-is-cut") && facts.vouched {
+        return Decision::Torn(Torn::Garbage);
+    }
     let row = TABLE.iter().find(|row| (row.matches)(facts));
     #[expect(clippy::expect_used, reason = "the test goes through every input and finds a row")]
     row.expect("the table has a row for every input").decision

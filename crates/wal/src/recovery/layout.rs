@@ -102,6 +102,7 @@ impl<S: Storage> Planner<'_, S> {
         let missing = (oldest..=self.tail).find(|sequence| !needed.contains(sequence));
         match missing {
             None => Ok(()),
+            Some(_) if planted!("missing-segment-overlooked") => Ok(()),
             Some(sequence) => Err(self.missing(sequence, survey)),
         }
     }

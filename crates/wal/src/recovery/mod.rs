@@ -141,7 +141,7 @@ pub(crate) fn open<S: Storage>(storage: Arc<S>, policy: &Policy) -> Result<Recov
     let mut survey = Survey::take(&storage, &identity, names, Access::ReadWrite)?;
     let unreadable = if policy.unreadable_is_torn { Unreadable::Torn } else { Unreadable::Refused };
     let examined = examine(&storage, &identity, &mut survey, unreadable)?;
-    if let Some(anchor) = policy.expect_at_least {
+    if let Some(anchor) = policy.expect_at_least.filter(|_| !planted!("anchor-ignored")) {
         check_anchor(&*storage, &identity, &examined, anchor)?;
     }
     recover(storage, lock, identity, survey, examined, next_slot_number, created)
@@ -187,7 +187,11 @@ fn recover<S: Storage>(
     next_slot_number: u32,
     created: bool,
 ) -> Result<Recovered<S>> {
-    let step = if examined.has_unreadable_tail { EPOCH_STEP_UNREADABLE } else { 1 };
+    let step = match examined.has_unreadable_tail {
+        _ if planted!("epoch-not-raised") && examined.highest_epoch > 0 => 0,
+        true => EPOCH_STEP_UNREADABLE,
+        false => 1,
+    };
     let epoch = examined.highest_epoch.checked_add(step).ok_or_else(|| {
         Error::new(ErrorKind::Corrupt, "a frame names the last epoch there can be")
             .with_path(storage.path())
@@ -217,7 +221,7 @@ fn recover<S: Storage>(
         bytes_read: examined.bytes_read,
     };
     Ok(Recovered {
-        incarnation: storage.random(),
+        incarnation: if planted!("epoch-not-raised") { 1 } else { storage.random() },
         storage,
         lock,
         identity,

@@ -128,7 +128,8 @@ impl<F: File> SegmentScan<F> {
 
     /// Looks at every block from the stop on.
     fn look_further(&mut self, walker: &mut FrameWalker<F>, identity: &Identity, origin: Origin) {
-        if self.stop.kind == StopKind::Full {
+        let is_over = self.stop.kind == StopKind::Blank && planted!("zeros-end-the-log");
+        if self.stop.kind == StopKind::Full || is_over {
             return;
         }
         if origin == Origin::Zeroed {
@@ -263,7 +264,7 @@ pub(crate) fn settle_twins<F: File>(
     walker: &mut FrameWalker<F>,
 ) -> Result<()> {
     for (sequence, indexes) in survey.by_sequence() {
-        if indexes.len() < 2 {
+        if indexes.len() < 2 || planted!("twins-not-settled") {
             continue;
         }
         let mut holder = indexes.first().copied();
