@@ -6,6 +6,7 @@
 mod async_use;
 mod callbacks;
 mod commit;
+mod cost;
 mod failure;
 mod locking;
 mod reading_live;

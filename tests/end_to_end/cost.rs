@@ -1,0 +1,69 @@
+//! What group commit does not do: wake in vain, and call the system for each record.
+
+use std::thread;
+use wal_tests::{
+    eventually,
+    fault::{Faulty, On},
+    open, quiet,
+};
+
+/// Everyone who waits is woken at each commit, looks, and sleeps again: at 64 writers that is where the
+/// time goes. When a frame is durable, who waits for it is woken, and of those who wait for the next one
+/// the one that is to write it.
+#[test]
+fn nobody_is_woken_whose_record_is_not_durable() {
+    const COMPANY: u64 = 8;
+    let disk = Faulty::in_memory();
+    let control = disk.control();
+    let wal = open(&quiet(), disk).unwrap();
+    let tail = wal.durable_lsn().get();
+    let (first, second) = (On::frame_at(tail), On::frame_at(tail + 4096));
+    let gates = [control.gate(first.clone()), control.gate(second.clone())];
+    thread::scope(|scope| {
+        let [first_gate, second_gate] = gates;
+        let alone = wal.append(b"alone").unwrap();
+        let alone = scope.spawn(|| alone.wait());
+        control.wait_for_start(&first);
+        let company: Vec<_> = (0..COMPANY)
+            .map(|index| {
+                let ticket = wal.append(&index.to_le_bytes()).unwrap();
+                scope.spawn(|| ticket.wait())
+            })
+            .collect();
+        eventually("all others sleep", || control.sleeps() == COMPANY);
+        first_gate.open();
+        alone.join().unwrap().unwrap();
+        control.wait_for_start(&second);
+        assert_eq!(control.awakenings(), 1, "the one that writes the second frame");
+        second_gate.open();
+        for waiter in company {
+            waiter.join().unwrap().unwrap();
+        }
+        assert_eq!(control.sleeps(), COMPANY, "whoever was woken had nothing left to wait for");
+    });
+}
+
+/// Whatever the log asks of the system goes through its storage: counted there, ten thousand records
+/// that nobody waits for cost what their few frames cost.
+#[test]
+fn appending_makes_no_system_call_per_record() {
+    const RECORDS: u64 = 10_000;
+    let options = quiet().segment_bytes(64 << 20).frame_bytes(256 << 10).pool_bytes(4 << 20);
+    let disk = Faulty::in_memory();
+    let control = disk.control();
+    let wal = open(&options, disk).unwrap();
+    let count = || control.calls() + control.wakes() + control.sleeps();
+    eventually("the next segment is prepared", || {
+        let stats = wal.stats();
+        stats.segments_created + stats.segments_recycled == 1
+    });
+    let (before, frames_before) = (count(), wal.stats().frames);
+    for _ in 0..RECORDS {
+        drop(wal.append(&[7; 128]).unwrap());
+    }
+    wal.flush().unwrap();
+    let (calls, frames) = (count() - before, wal.stats().frames - frames_before);
+    assert!(frames >= RECORDS * 128 / (256 << 10), "{frames} frames");
+    // A write, and at most a committer's start or wake-up and a wait for the last one.
+    assert!(calls <= 4 * frames + 4, "{calls} calls for {frames} frames");
+}
