@@ -21,6 +21,7 @@ mod damage;
 mod golden;
 mod input;
 mod places;
+mod program;
 mod recovery;
 mod resurrection;
 mod shape;
