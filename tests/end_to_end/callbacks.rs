@@ -9,7 +9,13 @@ use std::{
     time::Duration,
 };
 use wal::{ErrorKind, Options, Wal, io::Memory};
-use wal_tests::{eventually, fork, open, without_hanging};
+use wal_tests::{
+    eventually,
+    fault::{Faulty, On},
+    fork, open,
+    tasks::block_on,
+    without_hanging,
+};
 
 /// Small frames and few of them, nothing written for its age.
 fn tight() -> Options {
@@ -69,6 +75,50 @@ fn a_callback_may_close_the_log() {
     });
     assert_eq!(wal.append(b"x").map(drop).unwrap_err().kind(), ErrorKind::Closed);
     eventually("the log can be opened again", || open(&options, storage.clone()).is_ok());
+}
+
+/// The thread that closes writes the last frame, and so runs its callbacks: one of them closes the log,
+/// too, and must not wait for what waits for it.
+#[test]
+fn a_callback_may_close_the_log_that_is_being_closed() {
+    let wal = Arc::new(open(&tight(), Memory::new()).unwrap());
+    let (told, outcome) = mpsc::channel();
+    let handle = Arc::clone(&wal);
+    wal.append(b"the last one").unwrap().on_durable(move |durable| {
+        assert!(durable.is_ok());
+        told.send(handle.close().map_err(|error| error.kind())).unwrap();
+    });
+    without_hanging("a close waits for itself", move || {
+        wal.close().unwrap_or_else(|error| assert_eq!(error.kind(), ErrorKind::Closed));
+        let inner = outcome.recv().unwrap();
+        assert!(inner == Ok(()) || inner == Err(ErrorKind::Closed), "{inner:?}");
+    });
+}
+
+/// A callback takes its time on the log's only thread. A frame was open already, and now somebody awaits a
+/// record in it without blocking for it: another thread has to be there that writes it.
+#[test]
+fn a_slow_callback_holds_up_nobody_who_awaits() {
+    let disk = Faulty::in_memory();
+    let wal = open(&tight(), disk.clone()).unwrap();
+    let (go, may_end) = mpsc::channel::<()>();
+    let (entered, is_in) = mpsc::channel();
+    let gate = disk.control().gate(On::frame());
+    let first = wal.append(b"first").unwrap();
+    let frame = On::frame_at(first.lsn().get() / 4096 * 4096);
+    first.on_durable(move |_| {
+        entered.send(()).unwrap();
+        // Ends when the test does, if not before.
+        let _ = may_end.recv();
+    });
+    disk.control().wait_for_start(&frame);
+    let second = wal.append(b"second").unwrap();
+    gate.open();
+    without_hanging("an awaited record that nobody writes", move || {
+        is_in.recv().unwrap();
+        block_on(second).unwrap();
+        drop(go);
+    });
 }
 
 /// Nobody waits, and records linger for an hour: a frame that is full is written all the same.

@@ -3,7 +3,7 @@
 use std::thread;
 use wal_tests::{
     eventually,
-    fault::{Faulty, On},
+    fault::{Faulty, On, Woken},
     open, quiet,
 };
 
@@ -34,17 +34,17 @@ fn nobody_is_woken_whose_record_is_not_durable() {
         first_gate.open();
         alone.join().unwrap().unwrap();
         control.wait_for_start(&second);
-        assert_eq!(control.awakenings(), 1, "the one that writes the second frame");
+        assert_eq!(control.woken(), Woken { one: 1, all: 0 }, "one, who writes the second frame");
         second_gate.open();
         for waiter in company {
             waiter.join().unwrap().unwrap();
         }
-        assert_eq!(control.sleeps(), COMPANY, "whoever was woken had nothing left to wait for");
+        assert_eq!(control.woken(), Woken { one: 1, all: 1 }, "and then all of them, at once");
     });
 }
 
-/// Whatever the log asks of the system goes through its storage: counted there, ten thousand records
-/// that nobody waits for cost what their few frames cost.
+/// What the log asks of the disk and of other threads goes through its storage. Counted there, ten
+/// thousand records that nobody waits for cost what their few frames cost.
 #[test]
 fn appending_makes_no_system_call_per_record() {
     const RECORDS: u64 = 10_000;
@@ -52,18 +52,17 @@ fn appending_makes_no_system_call_per_record() {
     let disk = Faulty::in_memory();
     let control = disk.control();
     let wal = open(&options, disk).unwrap();
-    let count = || control.calls() + control.wakes() + control.sleeps();
     eventually("the next segment is prepared", || {
         let stats = wal.stats();
         stats.segments_created + stats.segments_recycled == 1
     });
-    let (before, frames_before) = (count(), wal.stats().frames);
+    let (before, frames_before) = (control.calls(), wal.stats().frames);
     for _ in 0..RECORDS {
         drop(wal.append(&[7; 128]).unwrap());
     }
     wal.flush().unwrap();
-    let (calls, frames) = (count() - before, wal.stats().frames - frames_before);
+    let (calls, frames) = (control.calls() - before, wal.stats().frames - frames_before);
     assert!(frames >= RECORDS * 128 / (256 << 10), "{frames} frames");
-    // A write, and at most a committer's start or wake-up and a wait for the last one.
-    assert!(calls <= 4 * frames + 4, "{calls} calls for {frames} frames");
+    // A write, a committer's wake-up and its sleep after it; and what the log's threads look after.
+    assert!(calls <= 8 * frames + 40, "{calls} calls for {frames} frames");
 }

@@ -102,6 +102,7 @@ fn subjects() -> Vec<Subject> {
     vec![
         subject("closed", 44, End::Close),
         subject("crashed", 44, End::Crash),
+        subject("closed, in five segments", 90, End::Close),
         subject("crashed after the first frame of its second segment", 27, End::Crash),
         subject("crashed when its first segment was full", 26, End::Crash),
         subject("crashed before", 18, End::Crash),
@@ -177,7 +178,7 @@ fn every_flipped_byte_is_found_or_harmless() {
         (subject.tail / SEGMENT_BYTES, subject.tail % SEGMENT_BYTES / BLOCK_BYTES)
     };
     let places: Vec<_> = subjects.iter().map(place).collect();
-    assert_eq!(places, [(1, 15), (1, 14), (1, 2), (1, 0), (0, 15), (1, 13)]);
+    assert_eq!(places, [(1, 15), (1, 14), (4, 2), (1, 2), (1, 0), (0, 15), (1, 13)]);
     thread::scope(|scope| {
         for subject in &subjects {
             scope.spawn(|| {

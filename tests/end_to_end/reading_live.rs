@@ -1,5 +1,6 @@
 //! Reading while the log is written.
 
+use aligned::Buffer;
 use std::{
     sync::{
         Mutex,
@@ -10,7 +11,7 @@ use std::{
 };
 use wal::{
     ErrorKind, Follow, Lsn, Result, Wal,
-    io::{Directory, Memory, Storage},
+    io::{Access, Directory, File as _, Memory, Storage},
 };
 use wal_tests::{
     Kept, eventually,
@@ -336,6 +337,7 @@ fn a_reader_that_outlives_its_log_is_told_what_was_reused() {
     fill(&wal);
     let mut reader = wal.read_from(Lsn::ZERO).unwrap();
     reader.next_record().unwrap().unwrap();
+    let mut late = wal.read_from(Lsn::ZERO).unwrap();
     wal.close().unwrap();
     reader.next_record().unwrap().expect("what nobody touched is still read");
 
@@ -350,6 +352,25 @@ fn a_reader_that_outlives_its_log_is_told_what_was_reused() {
         }
     };
     assert_eq!(told.kind(), ErrorKind::Released, "{told}");
+    let told = late.next_record().map(|_| ()).unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::Released, "it had not begun to read: {told}");
+}
+
+/// The head of a segment that is long full goes bad while the log is in use, and a live reader comes to
+/// it first: nothing of what was acknowledged may be skipped in silence.
+#[test]
+fn a_live_reader_finds_a_lost_head() {
+    let storage = Memory::new();
+    let wal = open(&quiet().segment_bytes(64 << 10), storage.clone()).unwrap();
+    while wal.stats().segments_created + wal.stats().segments_recycled < 4 {
+        wal.append(&payload(1, 3000)).unwrap().wait().unwrap();
+    }
+    let name = "slot-000000";
+    let file = storage.open(name, Access::ReadWrite).unwrap();
+    let mut block = Buffer::zeroed(storage.alignment(), 4096).unwrap();
+    file.write_at(block.as_mut_slice(), 4096).unwrap();
+    let told = wal.read_from(Lsn::ZERO).unwrap().next_record().map(|_| ()).unwrap_err();
+    assert_eq!((told.kind(), told.offset()), (ErrorKind::Corrupt, Some(4096)));
 }
 
 /// Backups and tools look at the log while the service writes, without its lock. What they see must be a

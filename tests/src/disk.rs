@@ -2,7 +2,7 @@
 
 use crate::fault::{Call, Control, Effect, Verb};
 use aligned::{Alignment, Buffer};
-use std::{io, path::PathBuf, sync::atomic::Ordering, thread, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 use wal::io::{Access, File, Host, LockError, Memory, Profile, Storage, Wake, Word};
 
 /// A storage that does what its [`Control`] says and otherwise what the one below does.
@@ -147,23 +147,14 @@ impl<S: Storage> Host for Faulty<S> {
     }
 
     fn wait(&self, word: &Word, seen: u32, timeout: Option<Duration>) {
-        let blocking = self.control.blocking();
-        let is_own = is_own_thread();
-        blocking.asleep.fetch_add(u64::from(is_own), Ordering::SeqCst);
+        self.control.blocking().sleeps(word);
         self.inner.wait(word, seen, timeout);
-        blocking.woken.fetch_add(u64::from(is_own), Ordering::SeqCst);
     }
 
     fn wake(&self, word: &Word, who: Wake) {
-        let wakes = &self.control.blocking().wakes;
-        wakes.fetch_add(u64::from(is_own_thread()), Ordering::SeqCst);
+        self.control.blocking().wakes(word, who);
         self.inner.wake(word, who);
     }
-}
-
-/// Whether this thread is the test's own, and not one that the log started.
-fn is_own_thread() -> bool {
-    thread::current().name().is_none_or(|name| !name.starts_with("wal-"))
 }
 
 /// A file of a [`Faulty`].

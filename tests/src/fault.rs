@@ -10,7 +10,7 @@ pub use crate::disk::{Faulty, FaultyFile, copy_into, snapshot};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     ops::Range,
     sync::{
@@ -20,6 +20,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use wal::io::{Wake, Word};
 
 /// A guard against hanging for ever, and nothing else: no test depends on how long anything takes.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -186,12 +187,46 @@ struct Shared {
     blocking: Blocking,
 }
 
-/// How often threads of the test's own, and not the log's, slept and were woken.
+/// What threads did to each other through the host.
 #[derive(Debug, Default)]
 pub(crate) struct Blocking {
-    pub(crate) asleep: AtomicU64,
-    pub(crate) woken: AtomicU64,
-    pub(crate) wakes: AtomicU64,
+    /// How often a thread of the test's own fell asleep, and on which words, by address.
+    sleeps: AtomicU64,
+    words: Mutex<BTreeSet<usize>>,
+    woken: Mutex<Woken>,
+    /// Sleeps and wake-ups of all threads.
+    calls: AtomicU64,
+}
+
+/// How often the words were woken that threads of the test's own have slept on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Woken {
+    /// One of their sleepers.
+    pub one: u64,
+    /// All of their sleepers.
+    pub all: u64,
+}
+
+impl Blocking {
+    pub(crate) fn sleeps(&self, word: &Word) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let is_own = thread::current().name().is_none_or(|name| !name.starts_with("wal-"));
+        if is_own {
+            self.words.lock().insert(std::ptr::from_ref(word).addr());
+            self.sleeps.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    pub(crate) fn wakes(&self, word: &Word, who: Wake) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.words.lock().contains(&std::ptr::from_ref(word).addr()) {
+            let mut woken = self.woken.lock();
+            match who {
+                Wake::One => woken.one += 1,
+                _ => woken.all += 1,
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -220,32 +255,27 @@ impl Control {
         self.0.state.lock().counts.get(&verb).copied().unwrap_or_default()
     }
 
-    /// How often a thread of the test's own fell asleep in the log so far.
+    /// How often a thread of the test's own fell asleep in the log so far, or was about to.
     #[must_use]
     pub fn sleeps(&self) -> u64 {
-        self.0.blocking.asleep.load(Ordering::SeqCst)
+        self.0.blocking.sleeps.load(Ordering::SeqCst)
     }
 
-    /// How often one of these sleeps ended.
+    /// How often the words were woken, by any thread, that threads of the test's own have slept on.
     #[must_use]
-    pub fn awakenings(&self) -> u64 {
-        self.0.blocking.woken.load(Ordering::SeqCst)
-    }
-
-    /// How often a thread of the test's own woke others from inside the log.
-    #[must_use]
-    pub fn wakes(&self) -> u64 {
-        self.0.blocking.wakes.load(Ordering::SeqCst)
+    pub fn woken(&self) -> Woken {
+        *self.0.blocking.woken.lock()
     }
 
     pub(crate) fn blocking(&self) -> &Blocking {
         &self.0.blocking
     }
 
-    /// How many calls of any kind were started so far.
+    /// How many calls of any kind were started so far, sleeps and wake-ups of all threads included.
     #[must_use]
     pub fn calls(&self) -> u64 {
-        self.0.state.lock().counts.values().sum()
+        let files: u64 = self.0.state.lock().counts.values().sum();
+        files + self.0.blocking.calls.load(Ordering::SeqCst)
     }
 
     /// How many calls were started that write or sync anything.

@@ -40,14 +40,23 @@ fn dump(
     log: &mut wal::ReadOnly,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let mut next = Lsn::new(arguments.from);
-    let mut records = log.records_from(next)?;
+    let mut records = log.records_from_including_unproved(Lsn::new(arguments.from))?;
+    let durable_mark = records.durable_mark();
     let mut left = arguments.limit;
-    while left > 0
-        && let Some(record) = records.next()?
-    {
+    let mut unproved: Option<(Lsn, u64)> = None;
+    while left > 0 {
+        let record = match records.next() {
+            Ok(Some(record)) => record,
+            Ok(None) => break,
+            // Nobody promised what is not shown.
+            Err(_) if unproved.is_some() => break,
+            Err(error) => return Err(error.into()),
+        };
+        if record.lsn() >= durable_mark {
+            unproved.get_or_insert((record.lsn(), 0)).1 += 1;
+            continue;
+        }
         left -= 1;
-        next = record.next_lsn();
         let line = Line {
             lsn: record.lsn(),
             ordinal: record.ordinal(),
@@ -62,18 +71,8 @@ fn dump(
             }
         })?;
     }
-    if left > 0 { tell_unproved(log, next) } else { Ok(()) }
-}
-
-/// Records that are intact and not shown: whoever looks for the last one has to hear of them.
-fn tell_unproved(log: &mut wal::ReadOnly, from: Lsn) -> Result<(), Failure> {
-    let mut records = log.records_from_including_unproved(from)?;
-    let (mut count, mut first) = (0_u64, None);
-    while let Some(record) = records.next()? {
-        first.get_or_insert(record.lsn());
-        count += 1;
-    }
-    if let Some(first) = first {
+    // Whoever looks for the last record has to hear of it.
+    if let Some((first, count)) = unproved {
         complain(format_args!(
             "{count} more from lsn {first} on are not shown: nothing in the log proves yet that they \
              were durable, because the frame after them is missing. An open for writing keeps them."

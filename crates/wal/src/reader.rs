@@ -191,10 +191,20 @@ impl<S: Storage> Reader<S> {
     }
 }
 
+/// How often a header that makes no sense is read again: it may be just being written.
+const HEADER_READS: u32 = 8;
+const HEADER_PAUSE: Duration = Duration::from_millis(1);
+
 /// Whether the slot of `segment` says that it is another segment now.
 fn is_reused<S: Storage>(storage: &S, identity: &Identity, segment: &Segment<S::File>) -> bool {
-    let head = Head::read(storage, identity, &segment.slot.file);
-    matches!(head, Head::Valid(header) if header.sequence != segment.sequence)
+    for _ in 0..HEADER_READS {
+        match Head::read(storage, identity, &segment.slot.file) {
+            Head::Valid(header) => return header.sequence != segment.sequence,
+            Head::Invalid(_) | Head::Twin { .. } | Head::Unreadable(_) => {}
+        }
+        storage.sleep(HEADER_PAUSE);
+    }
+    false
 }
 
 impl<S: Storage> Iterator for Reader<S> {

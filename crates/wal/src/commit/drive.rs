@@ -188,9 +188,14 @@ impl<S: Storage> Engine<S> {
         if is_committer {
             let mut core = self.core.lock();
             core.committers.running -= 1;
+            // Somebody has to see to the open frame meanwhile: to its time, and to those who await it.
+            let stand_in = match core.committers.idle {
+                0 if core.open => self.have_committer(&mut core),
+                _ => Ok(()),
+            };
             // Without a thread the work waits for this one: no worse than before.
             let started = self.kick(&mut core);
-            drop((core, started));
+            drop((core, stand_in, started));
         }
         for hook in hooks {
             run(hook, &Ok(()));

@@ -1,7 +1,14 @@
 //! The two ends of a writer's life: the opening frame and the close.
 
-use super::{Engine, STATE_CLOSED, STATE_CLOSING, STATE_LATCHED, STATE_RUNNING, committer::Empty};
-use crate::{Error, ErrorKind, Lsn, Result, format::Purpose, io::Storage};
+use super::{
+    CLOSE_BEGUN, CLOSE_NOT_ASKED, CLOSE_OVER, CLOSES, Engine, STATE_CLOSED, STATE_CLOSING,
+    STATE_LATCHED, STATE_RUNNING, committer::Empty,
+};
+use crate::{
+    Error, ErrorKind, Lsn, Result,
+    format::Purpose,
+    io::{Storage, Wake},
+};
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -107,6 +114,18 @@ impl<S: Storage> Engine<S> {
     /// Seals, waits, confirms; then gives the lock back. Calls that come later get `Closed`.
     pub(crate) fn close(self: &Arc<Self>) -> Result<()> {
         self.check_caller()?;
+        let first = self.close.compare_exchange(
+            CLOSE_NOT_ASKED,
+            CLOSE_BEGUN,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
+        if first.is_err() {
+            self.wait_for_close();
+            let core = self.core.lock();
+            return self.check_running(&core);
+        }
+        let closing = Closing { engine: self, outer: CLOSES.replace(Arc::as_ptr(self).addr()) };
         let running = self.state.compare_exchange(
             STATE_RUNNING,
             STATE_CLOSING,
@@ -114,7 +133,7 @@ impl<S: Storage> Engine<S> {
             Ordering::SeqCst,
         );
         if running.is_err() {
-            self.wait_for_close();
+            drop(closing);
             let core = self.core.lock();
             return self.check_running(&core);
         }
@@ -129,12 +148,13 @@ impl<S: Storage> Engine<S> {
         outcome
     }
 
-    /// Waits until whoever closes the log has made everything durable, or failed to: no close returns
-    /// before that. The log's own threads do not wait, for that one waits for them.
+    /// Waits until whoever closes the log has done so: it can be opened again when any close returns.
+    /// Not in a callback that the one who closes waits for.
     fn wait_for_close(&self) {
-        while !self.is_served_by_caller() {
+        let is_waited_for = CLOSES.get() == std::ptr::from_ref(self).addr();
+        while !is_waited_for && !self.is_served_by_caller() {
             let seen = self.progress.read();
-            if self.state.load(Ordering::SeqCst) != STATE_CLOSING {
+            if self.close.load(Ordering::SeqCst) == CLOSE_OVER {
                 return;
             }
             self.storage.wait(&self.progress, seen, None);
@@ -155,5 +175,21 @@ impl<S: Storage> Engine<S> {
         let (end, frame) = (core.tail, core.next - 1);
         drop(core);
         self.wait(super::Place { lsn: end, last_lsn: end, end, frame }, None)
+    }
+}
+
+/// A close that was begun: tells those who wait for it when it is over, also by a panic.
+struct Closing<'a, S: Storage> {
+    engine: &'a Engine<S>,
+    /// What this thread was closing before.
+    outer: usize,
+}
+
+impl<S: Storage> Drop for Closing<'_, S> {
+    fn drop(&mut self) {
+        CLOSES.set(self.outer);
+        self.engine.close.store(CLOSE_OVER, Ordering::SeqCst);
+        self.engine.progress.bump();
+        self.engine.storage.wake(&self.engine.progress, Wake::All);
     }
 }

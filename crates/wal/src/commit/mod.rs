@@ -118,6 +118,8 @@ pub(crate) struct Engine<S: Storage> {
     followers: AtomicU32,
     threads: AtomicU32,
     exits: Word,
+    /// One of the `CLOSE_` numbers. Only grows.
+    close: AtomicU8,
 }
 
 /// What belongs to a place in the ring of frames and is used without the mutex.
@@ -136,11 +138,17 @@ const STATE_CLOSING: u8 = 1;
 const STATE_LATCHED: u8 = 2;
 const STATE_CLOSED: u8 = 3;
 
+const CLOSE_NOT_ASKED: u8 = 0;
+const CLOSE_BEGUN: u8 = 1;
+const CLOSE_OVER: u8 = 2;
+
 thread_local! {
     /// Whether this thread is inside a closure that fills a record.
     static FILLING: Cell<bool> = const { Cell::new(false) };
     /// The engine that this thread belongs to, by address; 0 for everybody else's threads.
     static SERVES: Cell<usize> = const { Cell::new(0) };
+    /// The engine that this thread is closing, by address; 0 if none.
+    static CLOSES: Cell<usize> = const { Cell::new(0) };
 }
 
 impl<S: Storage> Engine<S> {
@@ -221,6 +229,7 @@ impl<S: Storage> Engine<S> {
             followers: AtomicU32::new(0),
             threads: AtomicU32::new(0),
             exits: Word::default(),
+            close: AtomicU8::new(CLOSE_NOT_ASKED),
         }))
     }
 

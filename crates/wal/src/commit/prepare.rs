@@ -57,6 +57,7 @@ impl<S: Storage> Engine<S> {
     }
 
     fn run_preparer(self: &Arc<Self>) {
+        let _unwinding = Unwinding(self);
         loop {
             let mut core = self.core.lock();
             let seen = self.preparer.read();
@@ -297,6 +298,18 @@ impl<S: Storage> Engine<S> {
 
     fn slot_error(&self, what: &str, slot: &Slot<S::File>, error: io::Error) -> Error {
         Error::from_io(what, error).with_path(self.storage.path().join(&slot.name))
+    }
+}
+
+/// Latches the log if the preparer's thread unwinds: nobody may wait for a segment for ever.
+struct Unwinding<'a, S: Storage>(&'a Engine<S>);
+
+impl<S: Storage> Drop for Unwinding<'_, S> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = Error::new(ErrorKind::Io, "a panic while a segment was prepared");
+            self.0.latch(self.0.core.lock(), error);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ The seam between the log and the disk: [`Storage`] is a directory of files, [`Fi
 Only the verbs that the log calls are here, each with its durability duty. All I/O is positional,
 and every read and write obeys the three rules of direct I/O: address, offset and length are
 multiples of [`Storage::alignment`]. Its other half, [`Host`], lends time, randomness, threads and
-every way to block, so that a simulator owns everything that could make two runs differ.
+every way to sleep, so that a simulator owns everything that could make two runs differ.
 
 [`Directory`] is the real one, [`Memory`] the one for tests and for logs that need not survive.
 */
@@ -27,10 +27,14 @@ pub use crate::sync::{Wake, Word};
 use aligned::Alignment;
 use std::{fmt, io, time::Duration};
 
-/// What the log runs in: the only source of time, chance and threads, and the only place where its
-/// threads block on each other. None of these is called with anything locked that another thread of
-/// the log might want, but for [`Host::now`], [`Host::random`], [`Host::spawn`] and [`Host::wake`],
-/// which therefore must not wait for another thread.
+/// What the log runs in: the only source of time, chance and threads, and the place where its threads
+/// sleep until others have done something.
+///
+/// Beside it, threads meet at locks that are held for a few instructions, and at the lock of a frame's
+/// memory, which whoever writes the frame takes when the last copy into it has ended: a closure given
+/// to [`append_with`](crate::Wal::append_with) is such a copy. So a simulator that runs one thread at a
+/// time may let another run in every call here and in [`Storage`], but for [`Host::now`],
+/// [`Host::random`], [`Host::spawn`] and [`Host::wake`]: these are called with a lock held.
 pub trait Host: Send + Sync + 'static {
     /// Time since some moment in the past that never changes. Never goes back.
     fn now(&self) -> Duration;
@@ -44,7 +48,8 @@ pub trait Host: Send + Sync + 'static {
     /// Lets others run, and a little time pass.
     fn yield_now(&self);
 
-    /// Runs `work` on a thread of its own, named `name`.
+    /// Runs `work` on a thread of its own, named `name`. If there is no thread to be had, `work` is
+    /// dropped before this returns.
     fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()>;
 
     /// Sleeps while `word` is `seen`: until woken, or until `timeout` has passed. Looking at the word

@@ -335,6 +335,16 @@ fn is_still<S: Storage>(storage: &S, identity: &Identity, segment: &Segment<S::F
 }
 
 impl<S: Storage> ReadOnlyRecords<'_, S> {
+    /// Below it everything is known to be durable. Records above it are yielded only by
+    /// [`ReadOnly::records_from_including_unproved`]. Of a damaged log nobody knows: the highest there is.
+    #[must_use]
+    pub fn durable_mark(&self) -> Lsn {
+        match &self.log.view.examined {
+            Ok(examined) => examined.durable_mark,
+            Err(_) => Lsn::new(u64::MAX),
+        }
+    }
+
     /// The next record, or `None` at the end of what is known to be durable.
     ///
     /// # Errors

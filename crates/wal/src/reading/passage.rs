@@ -1,11 +1,13 @@
 //! [`Passage`]: from segment to segment, over the room that no frame used.
 
-use super::{Cursor, FrameWalker, Step, Stop};
+use super::{Cursor, FrameWalker, Step, Stop, StopKind};
 use crate::{Lsn, io::File, slots::Segment};
 
 /// A place where no frame belongs is either room that was left over when the log moved on to the next
 /// segment, which the first frame there proves by the chain, or damage. A passage goes on to the next
-/// segment and keeps the place in mind until that is known.
+/// segment and keeps the place in mind until that is known. At the head of a segment it is damage: a
+/// segment has a successor only once it holds a frame, and of a walk that begins there nothing is left
+/// that the next segment's first frame could be chained to.
 pub(crate) struct Passage<F> {
     unused: Option<(Segment<F>, Stop)>,
 }
@@ -47,14 +49,16 @@ impl<F: File> Passage<F> {
             Step::End => return Passed::Segment,
             Step::Stop(stop) => stop,
         };
-        let here = (segment.clone(), stop);
+        let is_head = walker.is_at_head();
+        let is_unchained = stop.kind == StopKind::Unchained;
         match self.unused.take() {
-            Some((segment, stop)) => Passed::Damage(segment, stop),
-            None if goes_on => {
-                self.unused = Some(here);
+            // The frame here follows another one than the last that was found.
+            Some((segment, stop)) if !is_head || is_unchained => Passed::Damage(segment, stop),
+            None if goes_on && !is_head => {
+                self.unused = Some((segment.clone(), stop));
                 Passed::Segment
             }
-            None => Passed::Damage(here.0, here.1),
+            _ => Passed::Damage(segment.clone(), stop),
         }
     }
 }

@@ -187,6 +187,11 @@ impl<F: File> FrameWalker<F> {
         self.window.slice(self.payload.clone())
     }
 
+    /// Whether no frame of the segment was found yet.
+    pub(super) fn is_at_head(&self) -> bool {
+        self.at <= u64::from(self.identity.block_bytes)
+    }
+
     /// How much was read in all.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.window.bytes_read()

@@ -5,7 +5,7 @@ use crate::{
     ErrorKind, Lsn, Result,
     format::{FrameHeader, LogId, Origin, Purpose},
     options::Options,
-    read_only::ReadOnly,
+    read_only::{ReadOnly, VerifyVerdict},
     recovery::{
         Policy, Recovered,
         flaky::Flaky,
@@ -52,6 +52,48 @@ fn every_flipped_byte_is_found_or_harmless() {
         let mut log = good.clone();
         log.identity[at] ^= 0x10;
         assert!(log.open().is_err(), "byte {at} of the identity");
+    }
+}
+
+/// Recovery looks at the last two segments. Damage at the head of an older one is found by whoever reads
+/// there: it is no unused room, although the next segment's first frame has nothing to be chained to.
+#[test]
+fn a_lost_head_of_an_older_segment_is_found_by_every_reader() {
+    let mut log = two_segments();
+    log.segment(2, 2, Origin::Zeroed);
+    log.mark = log.lsn;
+    log.enter(2);
+    log.frame(&[b"seven"]);
+    log.segment(3, 3, Origin::Zeroed);
+    log.mark = log.lsn;
+    log.enter(3);
+    log.frame(&[b"eight"]);
+    let whole = log.clone();
+    log.checkpoint(SEGMENT + BLOCK, b"");
+    // The oldest segment of all, and the one that holds the start mark; their first frames, and the
+    // first of a segment between.
+    for (good, oldest) in [(whole, 0), (log, 1)] {
+        for sequence in oldest..3 {
+            for at in 0..BLOCK {
+                let mut bad = good.clone();
+                let lsn = sequence * SEGMENT + BLOCK;
+                bad.at(lsn + at, 1)[0] ^= 0x11;
+                let story = format!("segment {sequence}, byte {at}, oldest {oldest}");
+                let error = replay(&bad).err().unwrap_or_else(|| panic!("{story}: opened"));
+                assert_eq!((error.kind(), error.lsn()), (ErrorKind::Corrupt, Some(Lsn::new(lsn))));
+                let mut reader = ReadOnly::open(bad.storage(), false).unwrap();
+                assert_eq!(reader.verify().unwrap().verdict, VerifyVerdict::Corrupt, "{story}");
+                let mut records = reader.records_from(Lsn::ZERO).unwrap();
+                let end = loop {
+                    match records.next() {
+                        Ok(Some(record)) => assert!(record.lsn().get() < lsn, "{story}"),
+                        Ok(None) => panic!("{story}: read to the end"),
+                        Err(error) => break error,
+                    }
+                };
+                assert_eq!((end.kind(), end.lsn()), (ErrorKind::Corrupt, Some(Lsn::new(lsn))));
+            }
+        }
     }
 }
 
