@@ -16,6 +16,7 @@ mod space;
 
 // What the bytes on disk say.
 mod cli;
+mod corpus;
 mod craft;
 mod damage;
 mod golden;

@@ -6,6 +6,7 @@ begins or ends with. Everything goes through the public API of `wal`.
 mod disk;
 pub mod fault;
 pub mod fork;
+pub mod fuzzing;
 pub mod tasks;
 
 use fault::PATIENCE;
