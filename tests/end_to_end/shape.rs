@@ -145,6 +145,45 @@ fn target(path: &str, depth: usize, exports: &BTreeMap<String, String>) -> Optio
     Some(exports.get(first).cloned().unwrap_or_else(|| first.to_owned()))
 }
 
+/// What makes two runs differ, or a thread sleep: only `io` may use it, where a simulator takes its place.
+const HOST_ONLY: &[&str] = &[
+    "thread::spawn",
+    "thread::Builder",
+    "thread::sleep",
+    "thread::yield_now",
+    "thread::park",
+    "Instant",
+    "SystemTime",
+    "Condvar",
+    "mpsc",
+    "Barrier",
+    "futex::",
+    "getrandom",
+    "std::fs",
+];
+
+/// A simulator owns time, chance, threads and sleep only as long as nothing goes around it.
+#[test]
+fn nothing_goes_around_the_host() {
+    let mut wrong = Vec::new();
+    let sources = sources("crates/wal/src/");
+    let only_tests = test_files(&sources);
+    let others = sources
+        .iter()
+        .filter(|(name, _)| !name.starts_with("crates/wal/src/io/") && !only_tests.contains(*name));
+    for (name, text) in others {
+        let code = code(text, Tests::Drop);
+        let used = HOST_ONLY.iter().filter(|word| code.contains(**word));
+        wrong.extend(used.map(|word| format!("{name} uses {word}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let host = &sources["crates/wal/src/io/host.rs"];
+    assert!(
+        host.contains("futex::") && host.contains("thread::Builder"),
+        "the words are the right ones"
+    );
+}
+
 /// Files that may be longer than [`LINES_MAX`], each with its reason.
 const LONG: &[(&str, &str)] = &[];
 

@@ -210,6 +210,10 @@ impl Host for Spy {
         self.inner.now()
     }
 
+    fn unix_time(&self) -> Duration {
+        self.inner.unix_time()
+    }
+
     fn random(&self) -> u64 {
         self.inner.random()
     }

@@ -130,6 +130,10 @@ impl<S: Storage> Host for Faulty<S> {
         self.control.look_at_frozen().unwrap_or_else(|| self.inner.now())
     }
 
+    fn unix_time(&self) -> Duration {
+        self.inner.unix_time()
+    }
+
     fn random(&self) -> u64 {
         self.inner.random()
     }

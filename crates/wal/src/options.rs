@@ -9,10 +9,7 @@ use crate::{
     recovery::{self, Policy},
     replay::Replay,
 };
-use std::{
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::{path::Path, time::Duration};
 
 /// Whether a log is created where there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -189,9 +186,7 @@ impl Options {
         let policy = Policy {
             segment_bytes: identity.segment_bytes,
             block_bytes: identity.block_bytes,
-            created_at: SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .map_or(0, |time| time.as_secs()),
+            created_at: storage.unix_time().as_secs(),
             create: match self.create {
                 Create::IfMissing => recovery::Missing::Create,
                 Create::Never => recovery::Missing::Refuse,

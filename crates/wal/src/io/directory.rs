@@ -257,6 +257,10 @@ impl Host for Directory {
         host::now()
     }
 
+    fn unix_time(&self) -> Duration {
+        host::unix_time()
+    }
+
     fn random(&self) -> u64 {
         host::random()
     }

@@ -197,6 +197,10 @@ impl Host for Memory {
         host::now()
     }
 
+    fn unix_time(&self) -> Duration {
+        host::unix_time()
+    }
+
     fn random(&self) -> u64 {
         host::random()
     }

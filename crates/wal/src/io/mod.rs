@@ -34,10 +34,14 @@ use std::{fmt, io, time::Duration};
 /// memory, which whoever writes the frame takes when the last copy into it has ended: a closure given
 /// to [`append_with`](crate::Wal::append_with) is such a copy. So a simulator that runs one thread at a
 /// time may let another run in every call here and in [`Storage`], but for [`Host::now`],
-/// [`Host::random`], [`Host::spawn`] and [`Host::wake`]: these are called with a lock held.
+/// [`Host::unix_time`], [`Host::random`], [`Host::spawn`] and [`Host::wake`]: these are called with a lock held.
 pub trait Host: Send + Sync + 'static {
     /// Time since some moment in the past that never changes. Never goes back.
     fn now(&self) -> Duration;
+
+    /// The date, since the beginning of 1970. A log keeps the one of its creation, and decides nothing by
+    /// it.
+    fn unix_time(&self) -> Duration;
 
     /// A random number: unpredictable for the real thing, from the seed for a simulated one.
     fn random(&self) -> u64;

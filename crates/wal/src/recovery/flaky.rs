@@ -84,6 +84,10 @@ impl Host for Flaky {
         self.memory.now()
     }
 
+    fn unix_time(&self) -> Duration {
+        self.memory.unix_time()
+    }
+
     fn random(&self) -> u64 {
         self.memory.random()
     }
