@@ -161,6 +161,11 @@ impl FrameHeader {
             && (self.epoch > previous.epoch || same_writer)
     }
 
+    /// Whether these bytes begin as every frame header does, valid or not.
+    pub(crate) fn is_marked(bytes: &[u8]) -> bool {
+        bytes.starts_with(&MAGIC_BYTES)
+    }
+
     /// Whether these bytes, no valid header, may be what is left of one that was meant for `lsn`:
     /// for the verdict on a torn write, never for trust.
     pub(crate) fn claims(bytes: &[u8], lsn: Lsn) -> bool {

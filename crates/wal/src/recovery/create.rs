@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    format::{IDENTITY_BYTES, Identity, LogId, Origin},
+    format::{FrameHeader, IDENTITY_BYTES, Identity, LogId, Origin},
     io::{Access, File, Storage},
     reading,
     slots::{Slot, slot_name},
@@ -16,19 +16,22 @@ use crate::{
 use aligned::Buffer;
 use std::{io, ops::ControlFlow};
 
-/// A slot's first bytes that an interrupted creation may have written to: a segment header.
-const HEADER_BYTES: usize = 64;
 const STEP_BYTES: usize = 1 << 20;
+/// The smallest block there can be: every frame begins at a multiple of it.
+const BLOCK_BYTES_MIN: usize = 512;
 
 /// Makes a log where there is none, or where an earlier creation was interrupted.
 pub(super) fn create<S: Storage>(storage: &S, policy: &Policy, names: &Names) -> Result<Identity> {
     let identity = identity(storage, policy)?;
-    check_nothing_is_lost(storage, names)?;
-    for number in &names.slots {
-        let name = slot_name(*number);
-        storage
-            .remove(&name)
-            .map_err(|error| slot_error(storage, &name, "remove an unfinished slot", error))?;
+    for (name, leftover) in leftovers(storage, policy, names)? {
+        let gone = match leftover {
+            Leftover::Unfinished => storage.remove(&name),
+            Leftover::Unknown => {
+                let aside = format!("set-aside-{:016x}-{name}", storage.random());
+                storage.rename(&name, &aside)
+            }
+        };
+        gone.map_err(|error| slot_error(storage, &name, "clear away an unfinished slot", error))?;
     }
     // Two slots, so that the first segment's successor needs no room that may be gone by then.
     let slots = [new_slot(storage, &identity, 0)?, new_slot(storage, &identity, 1)?];
@@ -62,9 +65,22 @@ fn identity<S: Storage>(storage: &S, policy: &Policy) -> Result<Identity> {
     Ok(identity)
 }
 
-/// Without an identity, slots may only be what an interrupted creation leaves: zeros, and a segment
-/// header without a frame. Anything else was a log once.
-fn check_nothing_is_lost<S: Storage>(storage: &S, names: &Names) -> Result<()> {
+/// What is in a slot of a place that has no identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leftover {
+    /// Zeros, and in the first slot's first block whatever a torn write of a header left.
+    Unfinished,
+    /// No frame, and something else than zeros: torn zeros, most likely. Kept under another name.
+    Unknown,
+}
+
+/// What an interrupted creation left. An error if it is more than that: a frame, or what is made only of
+/// frames. Then this was a log once.
+fn leftovers<S: Storage>(
+    storage: &S,
+    policy: &Policy,
+    names: &Names,
+) -> Result<Vec<(String, Leftover)>> {
     let lost = |name: &str, found: &str| {
         Error::new(ErrorKind::Corrupt, "the log's identity is missing")
             .with_path(storage.path().join(name))
@@ -73,6 +89,7 @@ fn check_nothing_is_lost<S: Storage>(storage: &S, names: &Names) -> Result<()> {
     if let Some(name) = names.cuts.first() {
         return Err(lost(name, "frames that were cut from a log"));
     }
+    let mut found = Vec::new();
     for number in &names.slots {
         let name = slot_name(*number);
         let failed = |error| slot_error(storage, &name, "read a slot", error);
@@ -80,25 +97,40 @@ fn check_nothing_is_lost<S: Storage>(storage: &S, names: &Names) -> Result<()> {
         if *number > 1 {
             return Err(lost(&name, "more than two slots"));
         }
-        if !is_unused(storage, &file).map_err(failed)? {
-            return Err(lost(&name, "a slot that was used"));
+        // The header goes to the first slot, in one write of a block.
+        let header_bytes = if *number == 0 { policy.block_bytes } else { 0 };
+        match look_through(storage, &file, header_bytes).map_err(failed)? {
+            None => return Err(lost(&name, "a slot that was used")),
+            Some(leftover) => found.push((name, leftover)),
         }
     }
-    Ok(())
+    Ok(found)
 }
 
-fn is_unused<S: Storage>(storage: &S, file: &S::File) -> io::Result<bool> {
+/// What is in `file`, whose first `header_bytes` may be anything; `None` if there may be a frame.
+fn look_through<S: Storage>(
+    storage: &S,
+    file: &S::File,
+    header_bytes: u32,
+) -> io::Result<Option<Leftover>> {
     let mut buffer = Buffer::zeroed(storage.alignment(), STEP_BYTES).map_err(io::Error::other)?;
     let buffer = buffer.as_mut_slice();
+    let header_bytes = usize::try_from(header_bytes).unwrap_or(usize::MAX);
+    let mut leftover = Leftover::Unfinished;
     let mut offset = 0;
     loop {
         let read = file.read_at(buffer, offset)?;
-        let skip = if offset == 0 { HEADER_BYTES.min(read) } else { 0 };
-        if !reading::is_zero(&buffer[skip..read]) {
-            return Ok(false);
+        let skip = if offset == 0 { header_bytes.min(read) } else { 0 };
+        if !reading::is_zero(&buffer[..read]) {
+            if buffer[..read].chunks(BLOCK_BYTES_MIN).any(FrameHeader::is_marked) {
+                return Ok(None);
+            }
+            if !reading::is_zero(&buffer[skip..read]) {
+                leftover = Leftover::Unknown;
+            }
         }
         if read < buffer.len() {
-            return Ok(true);
+            return Ok(Some(leftover));
         }
         offset += u64::try_from(read).unwrap_or(u64::MAX);
     }

@@ -350,10 +350,14 @@ impl<F: File> Scan<F> {
         // frames only after it was durable. Anything less may be what earlier lives left behind in
         // room that this one did not use.
         let was_written = self.tail().stop.kind == StopKind::TornRecords;
+        // And only by this writer or a later one: a frame there of an older writer was there first, for
+        // the one that is torn here is where a later open found the log's end, and crashed itself.
+        let torn = self.tail().sightings.first().filter(|(header, _)| header.lsn == tail);
+        let epoch = torn.map_or(0, |(header, _)| header.epoch);
         let is_beyond = |segment: &Segment<F>| segment.sequence > self.tail().segment.sequence;
         let mut later = self.later_frames().filter(|_| was_written);
         later
-            .find(|(segment, ..)| is_beyond(segment))
+            .find(|(segment, header, _)| is_beyond(segment) && header.epoch >= epoch)
             .map(|(_, header, _)| Proof::Successor(header))
     }
 

@@ -11,7 +11,7 @@ use crate::{
     options::Options,
     recovery::{
         Missing, Policy, Recovered, Verdict,
-        handmade::{BLOCK, Handmade, SEGMENT, policy, put},
+        handmade::{BLOCK, Handmade, SEGMENT, get, policy, put},
         open,
     },
 };
@@ -98,13 +98,58 @@ fn an_interrupted_creation_starts_over() {
         let found = open(Arc::new(storage), &policy()).unwrap();
         assert!(found.report.created, "{numbers:?}");
     }
-    let mut used = Handmade::new();
-    used.frame(&[b"x"]);
-    let storage = used.storage();
-    storage.remove("identity").unwrap();
-    let error = open(Arc::new(storage), &policy()).err().unwrap();
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert!(error.to_string().contains("slot-000000"), "{error}");
+    // Frames, whole or not, were a log once.
+    for spoiled in [None, Some(9), Some(70)] {
+        let mut used = Handmade::new();
+        let frame = used.frame(&[b"x"]);
+        if let Some(at) = spoiled {
+            used.at(frame + at, 1)[0] ^= 0xff;
+        }
+        let storage = used.storage();
+        storage.remove("identity").unwrap();
+        let error = open(Arc::new(storage), &policy()).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("slot-000000"), "{error}");
+    }
+}
+
+/// The power fails while the first segment's header is written: the block is torn, and one of its sectors
+/// is garbage. Nothing was ever promised: the next open makes a log.
+#[test]
+fn a_torn_first_header_starts_over() {
+    let log = Handmade::new();
+    for at in 0..BLOCK {
+        let storage = Memory::new();
+        storage.create().unwrap();
+        let mut torn = log.files[&0].clone();
+        torn[usize::try_from(at).unwrap()] ^= 0x5a;
+        put(&storage, "slot-000000", &torn);
+        put(&storage, "slot-000001", &log.files[&1]);
+        let found = open(Arc::new(storage.clone()), &policy()).unwrap();
+        assert!(found.report.created, "byte {at}");
+        assert_eq!(storage.list().unwrap().len(), 3, "byte {at}: nothing is set aside");
+    }
+}
+
+/// The power fails while the slots are filled with zeros, and leaves garbage in one sector. There is no
+/// frame, so nothing was promised; and in case it was somebody's file after all, it is kept.
+#[test]
+fn garbage_in_an_unfinished_slot_is_set_aside() {
+    let log = Handmade::new();
+    for (slot, at) in [(0, BLOCK), (0, SEGMENT - 1), (1, 0), (1, 700)] {
+        let storage = Memory::new();
+        storage.create().unwrap();
+        let mut torn = log.files[&slot].clone();
+        torn[usize::try_from(at).unwrap()] ^= 0x5a;
+        let name = format!("slot-{slot:06}");
+        put(&storage, &name, &torn);
+        let found = open(Arc::new(storage.clone()), &policy()).unwrap();
+        assert!(found.report.created, "{name} {at}");
+        let names = storage.list().unwrap();
+        let aside = names.iter().find(|name| name.starts_with("set-aside-")).unwrap();
+        assert!(aside.ends_with(&name));
+        assert_eq!(get(&storage, aside), torn);
+    }
 }
 
 #[test]

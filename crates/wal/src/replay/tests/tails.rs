@@ -227,6 +227,40 @@ fn a_segments_first_frame_once_misread_does_not_come_back() {
     assert_eq!(replay(&log).unwrap().1, log.records);
 }
 
+/// The power failed with two frames in flight in the second segment, and kept the later one. Recovery found
+/// the log's end in the first segment, and the power failed again while it wrote its opening frame there:
+/// the header is whole, the rest of the block is not. That frame was written last of all, whatever stands
+/// in the segment after it.
+#[test]
+fn a_torn_opening_frame_before_an_older_frame_is_torn() {
+    let mut log = Handmade::new();
+    log.reopen();
+    log.frame(&[b"kept"]);
+    let tail = log.lsn;
+    let (crc, ordinal) = (log.crc, log.ordinal);
+    log.segment(1, 1, Origin::Zeroed);
+    log.enter(1);
+    let lost = log.frame(&[b"lost"]);
+    let later = log.frame(&[b"never acknowledged"]);
+    log.lose(lost);
+    log.records.retain(|lsn, _| *lsn < later);
+    assert_eq!(cut_at(&log), Some(tail), "before the second crash");
+    (log.lsn, log.crc, log.ordinal) = (tail, crc, ordinal);
+    let opening = log.reopen();
+    assert_eq!(opening, tail);
+    for at in 64..BLOCK {
+        let mut torn = log.clone();
+        torn.at(opening + at, 1)[0] = 0x5a;
+        assert_eq!(cut_at(&torn), Some(tail), "byte {at}");
+        assert_eq!(replay(&torn).unwrap().1, log.records, "byte {at}");
+    }
+    // A frame of the same writer there would have been written after this one was durable.
+    log.lsn = later;
+    log.frame(&[b"of the new writer"]);
+    log.at(opening + 64, 1)[0] = 0x5a;
+    assert_eq!(refused(&log).kind(), ErrorKind::Corrupt);
+}
+
 #[test]
 fn a_damaged_predecessor_is_corruption_whatever_the_marks_say() {
     // No mark reaches this far, but the next segment has a frame.
