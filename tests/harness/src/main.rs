@@ -1,0 +1,83 @@
+/*!
+The `wal-harness` command: durability tests that need a machine, with root and a kernel of its own.
+
+`record` runs a log on a real file system over a disk that records every block write, and then
+mounts and recovers every state in which a power cut could have left that disk.
+
+Exit status: 0 nothing bad was found, or the check was skipped, which is said loudly; 1 something
+bad was found; 2 skipped though `--require` was given; 3 the harness itself failed; 64 a wrong
+command line.
+*/
+#![forbid(unsafe_code)]
+
+mod machine;
+mod random;
+mod record;
+mod subject;
+
+use clap::{Parser, Subcommand};
+use std::{
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+/// Something bad was found.
+const EXIT_BAD: u8 = 1;
+/// Something is missing here, and it was required.
+const EXIT_SKIPPED: u8 = 2;
+/// The harness could not do its work.
+const EXIT_FAILED: u8 = 3;
+/// The command line is wrong.
+const EXIT_USAGE: u8 = 64;
+
+/// Durability tests that need a machine.
+#[derive(Debug, Parser)]
+#[command(name = "wal-harness", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Record every block write below a real file system, and recover every crash state
+    Record(record::Arguments),
+    /// Look again at one state of a recording that was kept
+    Replay(record::ReplayArguments),
+    /// The process that writes and recovers: what a log of another kind would bring
+    Subject(subject::Arguments),
+    /// The process that plays the disk
+    #[command(hide = true)]
+    Disk(record::DiskArguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let status = match arguments.command {
+        Command::Record(arguments) => record::run(&arguments),
+        Command::Replay(arguments) => record::replay(&arguments),
+        Command::Subject(arguments) => subject::run(&arguments),
+        Command::Disk(arguments) => record::serve(&arguments),
+    };
+    status.unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::from(EXIT_FAILED)
+    })
+}
+
+/// Says `text` on standard error. A closed standard error is no reason to fail.
+fn complain(text: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "wal-harness: {text}");
+}
+
+/// Says loudly what was not checked.
+fn skip(text: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "SKIPPED: {text}");
+}

@@ -1,0 +1,141 @@
+//! [`Careless`]: a directory that leaves out syncs, to see whether that is found.
+
+use super::Broken;
+use aligned::Alignment;
+use std::{io, path::PathBuf, time::Duration};
+use wal::io::{Access, Directory, DirectoryFile, DirectoryLock, File, LockError, Profile, Storage};
+
+/// A [`Directory`] with one fault planted.
+#[derive(Debug)]
+pub(super) struct Careless {
+    pub(super) inner: Directory,
+    pub(super) broken: Broken,
+}
+
+/// A file of a [`Careless`] directory.
+#[derive(Debug)]
+pub(super) struct CarelessFile {
+    inner: DirectoryFile,
+    syncs: bool,
+}
+
+impl Careless {
+    fn file(&self, inner: DirectoryFile) -> CarelessFile {
+        CarelessFile { inner, syncs: self.broken != Broken::LazyFiles }
+    }
+}
+
+impl Storage for Careless {
+    type File = CarelessFile;
+    type Lock = DirectoryLock;
+
+    fn create(&self) -> io::Result<()> {
+        self.inner.create()
+    }
+
+    fn lock(&self) -> Result<DirectoryLock, LockError> {
+        self.inner.lock()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.list()
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<CarelessFile> {
+        Ok(self.file(self.inner.open(name, access)?))
+    }
+
+    fn create_file(&self, name: &str) -> io::Result<CarelessFile> {
+        Ok(self.file(self.inner.create_file(name)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        if self.broken == Broken::LazyDirectory { Ok(()) } else { self.inner.sync_dir() }
+    }
+
+    fn alignment(&self) -> Alignment {
+        self.inner.alignment()
+    }
+
+    fn depth_max(&self) -> u32 {
+        self.inner.depth_max()
+    }
+
+    fn probe(&self, file: &CarelessFile, offset: u64, bytes: u64) -> io::Result<()> {
+        self.inner.probe(&file.inner, offset, bytes)
+    }
+
+    fn profile(&self) -> Profile {
+        self.inner.profile()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.inner.path()
+    }
+
+    fn now(&self) -> Duration {
+        self.inner.now()
+    }
+
+    fn random(&self) -> u64 {
+        self.inner.random()
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.inner.sleep(time);
+    }
+
+    fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+        self.inner.spawn(name, work)
+    }
+}
+
+impl File for CarelessFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.inner.write_at(bytes, offset)
+    }
+
+    fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.syncs {
+            self.inner.write_durable_at(bytes, offset)
+        } else {
+            self.inner.write_at(bytes, offset)
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.syncs { self.inner.sync() } else { Ok(()) }
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.inner.set_len(bytes)
+    }
+
+    fn write_zeroes(&self, offset: u64, bytes: u64) -> io::Result<bool> {
+        self.inner.write_zeroes(offset, bytes)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn links(&self) -> io::Result<u64> {
+        self.inner.links()
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.inner.drop_cache()
+    }
+}
