@@ -3,7 +3,10 @@
 use super::Broken;
 use aligned::Alignment;
 use std::{io, path::PathBuf, time::Duration};
-use wal::io::{Access, Directory, DirectoryFile, DirectoryLock, File, LockError, Profile, Storage};
+use wal::io::{
+    Access, Directory, DirectoryFile, DirectoryLock, File, Host, LockError, Profile, Storage, Wake,
+    Word,
+};
 
 /// A [`Directory`] with one fault planted.
 #[derive(Debug)]
@@ -80,7 +83,9 @@ impl Storage for Careless {
     fn path(&self) -> PathBuf {
         self.inner.path()
     }
+}
 
+impl Host for Careless {
     fn now(&self) -> Duration {
         self.inner.now()
     }
@@ -95,6 +100,22 @@ impl Storage for Careless {
 
     fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
         self.inner.spawn(name, work)
+    }
+
+    fn unix_time(&self) -> Duration {
+        self.inner.unix_time()
+    }
+
+    fn yield_now(&self) {
+        self.inner.yield_now();
+    }
+
+    fn wait(&self, word: &Word, seen: u32, timeout: Option<Duration>) {
+        self.inner.wait(word, seen, timeout);
+    }
+
+    fn wake(&self, word: &Word, who: Wake) {
+        self.inner.wake(word, who);
     }
 }
 
