@@ -1,10 +1,10 @@
 //! Full disks, caps, and slots that are used again: a log is never wedged.
 
 use aligned::Buffer;
-use std::{collections::BTreeSet, sync::mpsc, thread, time::Duration};
+use std::{collections::BTreeSet, fs, sync::mpsc, thread, time::Duration};
 use wal::{
     ErrorKind, Lsn, Options, Wal,
-    io::{File as _, Memory, Storage},
+    io::{Directory, File as _, Memory, Storage},
 };
 use wal_tests::{
     Kept, Random, eventually,
@@ -273,7 +273,7 @@ fn the_start_mark_never_falls() {
 /// it did, and a segment that the new mark would have released is still there.
 #[test]
 fn a_checkpoint_that_was_not_durable_frees_nothing() {
-    let options = small();
+    let options = small().spare_bytes_max(0);
     let disk = Faulty::in_memory();
     let wal = open(&options, disk.clone()).unwrap();
     let mut kept = Vec::new();
@@ -284,6 +284,8 @@ fn a_checkpoint_that_was_not_durable_frees_nothing() {
     let gate = disk.control().gate(On::frame());
     let ticket = wal.checkpoint(kept[90].0, b"").unwrap();
     assert_eq!(wal.start_mark(), Lsn::ZERO);
+    // Time enough to give slots back that are not free. Too little would only miss the bug.
+    thread::sleep(Duration::from_millis(50));
     let image = disk.crash();
     gate.open();
     ticket.wait().unwrap();
@@ -316,6 +318,29 @@ fn slots_are_used_again() {
     let mark = wal.start_mark();
     drop(wal);
     assert!(replay_when_free(&options, &storage).unwrap().0 == from(mark, &kept));
+}
+
+/// A full segment is kept as a hard link, which costs nothing. The log goes on and would use the slot
+/// again: it takes another file, and what was kept stays what it was.
+#[test]
+fn a_slot_that_somebody_links_to_is_replaced() {
+    let place = tempfile::tempdir().unwrap();
+    let (log, kept) = (place.path().join("log"), place.path().join("kept"));
+    let wal = open(&small(), Directory::new(&log)).unwrap();
+    let append = |index: u8| wal.append(&[index; 3000]).unwrap().wait().unwrap();
+    (0..60).for_each(|index| drop(append(index)));
+    let first = log.join("slot-000000");
+    fs::hard_link(&first, &kept).unwrap();
+    let before = fs::read(&kept).unwrap();
+    for index in 60..250_u8 {
+        let lsn = append(index);
+        if index % 10 == 0 {
+            wal.checkpoint(lsn, b"").unwrap().wait().unwrap();
+        }
+    }
+    assert!(wal.stats().segments_recycled > 4, "{:?}", wal.stats());
+    assert!(fs::read(&kept).unwrap() == before);
+    assert!(fs::read(&first).unwrap() != before, "the log went on in another file of that name");
 }
 
 /// A reader was away for a day and the log grew; now a checkpoint frees forty segments at once. What is

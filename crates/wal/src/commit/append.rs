@@ -222,6 +222,7 @@ impl<S: Storage> Engine<S> {
             core.frame_mut(grant.place.frame).checkpoint = Some(start_mark);
             if planted!("released-before-the-checkpoint") {
                 core.segments.release(start_mark, self.identity.segment_bytes);
+                self.wake_preparer(&mut core)?;
             }
         }
         self.leave(core, &mut wait);
