@@ -328,7 +328,9 @@ fn a_slot_that_somebody_links_to_is_replaced() {
     let (log, kept) = (place.path().join("log"), place.path().join("kept"));
     let wal = open(&small(), Directory::new(&log)).unwrap();
     let append = |index: u8| wal.append(&[index; 3000]).unwrap().wait().unwrap();
-    (0..60).for_each(|index| drop(append(index)));
+    for index in 0..60 {
+        append(index);
+    }
     let first = log.join("slot-000000");
     fs::hard_link(&first, &kept).unwrap();
     let before = fs::read(&kept).unwrap();

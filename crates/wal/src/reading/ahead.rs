@@ -44,6 +44,9 @@ pub(super) struct Ahead<F: File> {
 }
 
 struct Shared<F> {
+    /// The two parts of each buffer.
+    headroom: usize,
+    chunk: usize,
     state: Mutex<State<F>>,
     /// A buffer came back.
     room: Condition,
@@ -89,14 +92,18 @@ impl<F: File> Ahead<F> {
         alignment: Alignment,
         plan: Vec<Stretch<F>>,
     ) -> Option<Self> {
-        let chunk_bytes = widen(CHUNK_BYTES);
-        let total = plan.iter().map(|part| part.to.saturating_sub(part.from).div_ceil(chunk_bytes));
-        let total = total.sum();
+        // No more memory than the longest stretch can use.
+        let length = |part: &Stretch<F>| part.to.saturating_sub(part.from);
+        let longest = plan.iter().map(length).max().filter(|longest| *longest > 0)?;
+        let longest = usize::try_from(longest).unwrap_or(usize::MAX);
+        let longest = alignment.round_up(longest).unwrap_or(longest);
+        let (headroom, chunk) = (HEADROOM_BYTES.min(longest), CHUNK_BYTES.min(longest));
+        let total = plan.iter().map(|part| length(part).div_ceil(widen(chunk))).sum();
         if total <= 2 {
             return None;
         }
         let idle = (0..BUFFERS)
-            .map(|_| Buffer::zeroed(alignment, HEADROOM_BYTES + CHUNK_BYTES))
+            .map(|_| Buffer::zeroed(alignment, headroom + chunk))
             .collect::<Result<Vec<_>, _>>()
             .ok()?;
         let offset = plan.first()?.from;
@@ -111,6 +118,8 @@ impl<F: File> Ahead<F> {
             reading: 0,
         };
         let shared = Arc::new(Shared {
+            headroom,
+            chunk,
             state: Mutex::new(state),
             room: Condition::default(),
             ready: Condition::default(),
@@ -145,7 +154,7 @@ impl<F: File> Ahead<F> {
 
     /// Gives a chunk's buffer back, to be filled again.
     pub(super) fn give_back(&self, buffer: Buffer) {
-        if buffer.len() == HEADROOM_BYTES + CHUNK_BYTES {
+        if buffer.len() == self.shared.headroom + self.shared.chunk {
             self.shared.state.lock().idle.push(buffer);
             self.shared.room.notify_all(&*self.shared.host);
         }
@@ -170,14 +179,14 @@ impl<F: File> Shared<F> {
         while let Some(job) = self.next_job() {
             let _reading = Reading(self);
             let Job { number, sequence, slot, offset, bytes, mut buffer } = job;
-            let target = &mut buffer.as_mut_slice()[HEADROOM_BYTES..][..bytes];
+            let target = &mut buffer.as_mut_slice()[self.headroom..][..bytes];
             let answer = read_in_pieces(&slot.file, target, offset);
             drop(slot);
             let (bytes, outcome) = match answer {
                 Ok(bytes) => (bytes, Ok(())),
                 Err(error) => (0, Err(error)),
             };
-            let filled = Filled { buffer, headroom: HEADROOM_BYTES, offset, bytes };
+            let filled = Filled { buffer, headroom: self.headroom, offset, bytes };
             self.state.lock().done.insert(number, Chunk { sequence, filled, outcome });
         }
     }
@@ -201,13 +210,13 @@ impl<F: File> Shared<F> {
                 self.room.wait(&*self.host, &mut state);
                 continue;
             };
-            let bytes = left.min(widen(CHUNK_BYTES));
+            let bytes = left.min(widen(self.chunk));
             let job = Job {
                 number: state.next,
                 sequence,
                 slot,
                 offset: state.offset,
-                bytes: usize::try_from(bytes).unwrap_or(CHUNK_BYTES),
+                bytes: usize::try_from(bytes).unwrap_or(self.chunk),
                 buffer,
             };
             state.next += 1;

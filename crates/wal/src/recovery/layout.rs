@@ -190,7 +190,8 @@ impl<S: Storage> Planner<'_, S> {
                 .with_path(self.storage.path().join(&surveyed.slot.name))
                 .with_offset(offset)
         };
-        let memory = Buffer::zeroed(self.storage.alignment(), STEP_BYTES);
+        let step = usize::try_from(self.identity.segment_bytes).unwrap_or(STEP_BYTES);
+        let memory = Buffer::zeroed(self.storage.alignment(), STEP_BYTES.min(step));
         let mut memory = memory.map_err(|error| failed(io::Error::other(error), 0))?;
         let buffer = memory.as_mut_slice();
         let block = usize::try_from(self.identity.block_bytes).unwrap_or(usize::MAX);

@@ -1,0 +1,201 @@
+//! [`Fault`]: a call of the disk that goes wrong.
+
+use crate::random::Random;
+use std::{collections::BTreeMap, io, time::Duration};
+
+/// The calls of a disk, for faults and counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "named as in the log's traits")]
+pub enum Verb {
+    Create,
+    List,
+    Open,
+    CreateFile,
+    Rename,
+    Remove,
+    SyncDir,
+    Read,
+    Write,
+    WriteDurable,
+    Sync,
+    SetLen,
+    WriteZeroes,
+    Len,
+    Probe,
+    Spawn,
+}
+
+/// What a call does instead of what it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// Answers `EIO`. Of a write, the disk may have taken any part.
+    Eio,
+    /// Answers `ENOSPC`, and has done nothing.
+    NoSpace,
+    /// Takes the first sectors of a write, and then answers `EIO`. Other calls just answer it.
+    Short,
+    /// Has done all of it, and answers `EIO`.
+    EioButDone,
+    /// A sync or durable write that answers `Ok` and makes nothing durable.
+    Lie,
+    /// A write that answers `Ok` and goes nowhere.
+    Lost,
+    /// A write that answers `Ok` and goes so many bytes further on.
+    Misdirected(u64),
+    /// Takes so much longer.
+    Late(Duration),
+    /// Does not return before [`Disk::heal`](super::Disk::heal).
+    Hang,
+}
+
+/// Calls that go wrong: which, from when on, how often, and how.
+///
+/// ```
+/// use wal_sim::{Effect, Fault, Verb};
+///
+/// let fault = Fault::new(Effect::Eio).on(Verb::Sync).in_file("slot-000001").after(3).sticky();
+/// # let _ = fault;
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a fault does nothing before it is planted in a disk"]
+pub struct Fault {
+    effect: Effect,
+    verb: Option<Verb>,
+    file: Option<String>,
+    skip: u64,
+    times: u64,
+}
+
+impl Fault {
+    /// The next call that can have this `effect` has it, once.
+    pub fn new(effect: Effect) -> Self {
+        Self { effect, verb: None, file: None, skip: 0, times: 1 }
+    }
+
+    /// Only calls of `verb`.
+    pub fn on(self, verb: Verb) -> Self {
+        Self { verb: Some(verb), ..self }
+    }
+
+    /// Only calls that concern the file `name`.
+    pub fn in_file(self, name: &str) -> Self {
+        Self { file: Some(name.to_owned()), ..self }
+    }
+
+    /// Lets `calls` calls pass first.
+    pub fn after(self, calls: u64) -> Self {
+        Self { skip: calls, ..self }
+    }
+
+    /// So many calls, and then the disk has healed.
+    pub fn times(self, calls: u64) -> Self {
+        Self { times: calls, ..self }
+    }
+
+    /// All calls from then on.
+    pub fn sticky(self) -> Self {
+        self.times(u64::MAX)
+    }
+
+    fn means(&self, verb: Verb, file: &str) -> bool {
+        let can = match self.effect {
+            Effect::Lie => matches!(verb, Verb::Sync | Verb::SyncDir | Verb::WriteDurable),
+            Effect::Lost | Effect::Misdirected(_) => {
+                matches!(verb, Verb::Write | Verb::WriteDurable)
+            }
+            // Nothing else needs room.
+            Effect::NoSpace => matches!(
+                verb,
+                Verb::CreateFile
+                    | Verb::Write
+                    | Verb::WriteDurable
+                    | Verb::WriteZeroes
+                    | Verb::SetLen
+                    | Verb::Rename
+                    | Verb::Sync
+                    | Verb::SyncDir
+            ),
+            Effect::Late(_) | Effect::Hang => verb != Verb::Spawn,
+            Effect::Eio | Effect::Short | Effect::EioButDone => true,
+        };
+        can && self.verb.is_none_or(|own| own == verb)
+            && self.file.as_ref().is_none_or(|own| own == file)
+    }
+
+    /// Takes its turn at a call that is meant.
+    fn strike(&mut self) -> Option<Effect> {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return None;
+        }
+        self.times = self.times.checked_sub(1)?;
+        Some(self.effect)
+    }
+}
+
+/// The faults of a disk, and how often what was called.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Faults {
+    planted: Vec<Fault>,
+    counts: BTreeMap<Verb, u64>,
+    struck: u64,
+}
+
+impl Faults {
+    pub(super) fn plant(&mut self, fault: Fault) {
+        self.planted.push(fault);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.planted.clear();
+    }
+
+    pub(super) fn count(&self, verb: Verb) -> u64 {
+        self.counts.get(&verb).copied().unwrap_or_default()
+    }
+
+    pub(super) fn count_all(&self) -> u64 {
+        self.counts.values().sum()
+    }
+
+    pub(super) fn struck(&self) -> u64 {
+        self.struck
+    }
+
+    /// Counts a call and answers what it does instead.
+    pub(super) fn strike(&mut self, verb: Verb, file: &str) -> Option<Effect> {
+        *self.counts.entry(verb).or_default() += 1;
+        let mut found = None;
+        for fault in self.planted.iter_mut().filter(|fault| fault.means(verb, file)) {
+            if found.is_none() {
+                found = fault.strike();
+            }
+        }
+        self.struck += u64::from(found.is_some());
+        found
+    }
+}
+
+/// What the caller gets, if that is an error.
+pub(super) fn error(effect: Option<Effect>) -> Option<io::Error> {
+    // Numbers of Linux, so that the log sees what it would see there.
+    let errno = match effect? {
+        Effect::Eio | Effect::Short | Effect::EioButDone => 5,
+        Effect::NoSpace => 28,
+        _ => return None,
+    };
+    Some(io::Error::from_raw_os_error(errno))
+}
+
+/// How many of `bytes` a failing write takes.
+pub(super) fn taken(effect: Effect, bytes: usize, sector: usize, random: &mut Random) -> usize {
+    let sectors = bytes.div_ceil(sector);
+    match effect {
+        Effect::NoSpace | Effect::Lost => 0,
+        Effect::Short => (random.index(sectors) * sector).min(bytes),
+        Effect::Eio => (random.index(sectors + 1) * sector).min(bytes),
+        _ => bytes,
+    }
+}
