@@ -201,7 +201,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     ),
     end_to_end(
         "mark-stuck-at-zero",
-        "damage::every_flipped_byte_is_found_or_harmless",
+        "recovery::close_vouches_also_when_the_segment_is_full",
         "no frame vouches for those before it",
     ),
     end_to_end(

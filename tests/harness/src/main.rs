@@ -2,7 +2,8 @@
 The `wal-harness` command: durability tests that need a machine, with root and a kernel of its own.
 
 `record` runs a log on a real file system over a disk that records every block write, and then
-mounts and recovers every state in which a power cut could have left that disk.
+mounts and recovers every state in which a power cut could have left that disk. `soak` runs every layer
+of the tests in turn for hours.
 
 Exit status: 0 nothing bad was found, or the check was skipped, which is said loudly; 1 something
 bad was found; 2 skipped though `--require` was given; 3 the harness itself failed; 64 a wrong
@@ -13,6 +14,7 @@ command line.
 mod machine;
 mod random;
 mod record;
+mod soak;
 mod subject;
 
 use clap::{Parser, Subcommand};
@@ -45,6 +47,8 @@ enum Command {
     Record(record::Arguments),
     /// Look again at one state of a recording that was kept
     Replay(record::ReplayArguments),
+    /// Every layer in turn, with fresh seeds, for hours
+    Soak(soak::Arguments),
     /// The process that writes and recovers: what a log of another kind would bring
     Subject(subject::Arguments),
     /// The process that plays the disk
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
     let status = match arguments.command {
         Command::Record(arguments) => record::run(&arguments),
         Command::Replay(arguments) => record::replay(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Subject(arguments) => subject::run(&arguments),
         Command::Disk(arguments) => record::serve(&arguments),
     };
