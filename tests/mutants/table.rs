@@ -78,7 +78,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     ),
     end_to_end(
         "baton-dropped",
-        "commit::the_baton_survives_time_outs_in_memory",
+        "cost::nobody_is_woken_whose_record_is_not_durable",
         "nobody seals the next frame",
     ),
     end_to_end(
