@@ -25,7 +25,7 @@ use std::{
 use table::{Layer, MUTANTS, Mutant};
 
 /// A test that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(45);
 /// A whole layer may take so long.
 const PATIENCE_LAYER: Duration = Duration::from_secs(900);
 /// Tests that look at the machine or the source and not at the engine.

@@ -230,9 +230,9 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "replay::tests::tails::ghosts_of_an_older_epoch_do_not_come_back",
         "an older writer's frames go on",
     ),
-    simulated(
+    end_to_end(
         "verdict-not-fixed",
-        "crash_states::every_state_recovers",
+        "resurrection::cut_record_does_not_come_back_after_a_transient_misread",
         "what was reported as cut comes back",
     ),
     unit(
