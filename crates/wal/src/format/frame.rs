@@ -166,6 +166,11 @@ impl FrameHeader {
         bytes.starts_with(&MAGIC_BYTES)
     }
 
+    /// The epoch that these bytes name, no valid header: as wrong as the rest, and never for trust.
+    pub(crate) fn claimed_epoch(bytes: &[u8]) -> Option<u64> {
+        (bytes.len() >= FRAME_HEADER_BYTES).then(|| u64::from_le_bytes(get(bytes, EPOCH)))
+    }
+
     /// Whether these bytes, no valid header, may be what is left of one that was meant for `lsn`:
     /// for the verdict on a torn write, never for trust.
     pub(crate) fn claims(bytes: &[u8], lsn: Lsn) -> bool {

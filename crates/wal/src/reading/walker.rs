@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Lsn,
-    format::{FRAME_HEADER_BYTES, Fault, Frame, FrameHeader, Identity},
+    format::{FRAME_HEADER_BYTES, Fault, Frame, FrameHeader, Identity, Purpose},
     io::{File, Storage},
     slots::Segment,
 };
@@ -265,6 +265,10 @@ impl<F: File> FrameWalker<F> {
             Err(error) => return Err(self.stop(lsn, StopKind::Unreadable, error.into())),
         };
         let last = self.previous.map(|(header, _)| header.epoch);
+        // Behind a close its writer writes nothing: only a later one's frame can be torn there, and any
+        // other damaged header is older than the close.
+        let closed = self.previous.filter(|(last, _)| last.purpose == Purpose::Close);
+        let closed = closed.map(|(last, _)| last.epoch);
         let log_id = self.identity.log_id;
         let bytes = self.window.slice(place);
         let (header, crc) = match FrameHeader::decode(log_id, bytes) {
@@ -274,6 +278,7 @@ impl<F: File> FrameWalker<F> {
                     Fault::Blank => StopKind::Blank,
                     _ if !FrameHeader::claims(bytes, lsn) => StopKind::Garbage,
                     Fault::Purpose { .. } => StopKind::Unknown,
+                    _ if FrameHeader::claimed_epoch(bytes) <= closed => StopKind::Ghost,
                     _ => StopKind::TornHeader,
                 };
                 return Err(self.stop(lsn, kind, Found::Fault(fault)));

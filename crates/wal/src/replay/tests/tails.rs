@@ -3,7 +3,7 @@
 use super::{refused, replay, two_segments};
 use crate::{
     ErrorKind, Lsn,
-    format::{Frame, LogId, Origin},
+    format::{Frame, LogId, Origin, Purpose},
     recovery::{
         Verdict,
         handmade::{BLOCK, Handmade, SEGMENT, get, policy},
@@ -225,6 +225,37 @@ fn a_segments_first_frame_once_misread_does_not_come_back() {
     log.enter(1);
     log.frame(&[b"over it"]);
     assert_eq!(replay(&log).unwrap().1, log.records);
+}
+
+/// Three frames were torn in a crash. The next open cuts them, writes, and closes, and does not get as far
+/// as the third: its damaged header still names its place. The log was closed all the same.
+#[test]
+fn a_torn_header_from_before_a_close_is_no_torn_tail() {
+    let mut log = Handmade::new();
+    log.reopen();
+    log.frame(&[b"kept"]);
+    let tail = (log.lsn, log.crc, log.ordinal);
+    for _ in 0..3 {
+        let torn = log.frame(&[b"torn"]);
+        log.at(torn + 20, 1)[0] ^= 0xff;
+        log.records.retain(|lsn, _| *lsn < torn);
+    }
+    assert_eq!(cut_at(&log), Some(tail.0));
+    (log.lsn, log.crc, log.ordinal) = tail;
+    log.reopen();
+    let crashed = log.clone();
+    assert!(
+        crashed.open().unwrap().report.cut.is_some(),
+        "a torn frame of the new writer, perhaps"
+    );
+    log.empty(Purpose::Close);
+    let report = log.open().unwrap().report;
+    assert!(report.clean_close && report.cut.is_none(), "{report}");
+    // What a later open would have left there is torn.
+    log.reopen();
+    let torn = log.lsn - BLOCK;
+    log.at(torn + 20, 1)[0] ^= 0xff;
+    assert_eq!(cut_at(&log), Some(torn));
 }
 
 /// The power failed with two frames in flight in the second segment, and kept the later one. Recovery found
