@@ -12,8 +12,23 @@ use std::{fs, thread, time::Duration};
 use wal::{
     Create, ErrorKind, Lsn, Options, Verdict,
     format::{FrameHeader, Origin, Purpose},
-    io::{Directory, Memory},
+    io::{Directory, Memory, Storage as _},
 };
+
+/// A file has the last number that a slot can have. It is a slot like others, and the log takes lower
+/// numbers after it.
+#[test]
+fn slot_with_the_last_number_is_in_nobodys_way() {
+    let storage = Memory::new();
+    open(&small(), &storage).unwrap().1.close().unwrap();
+    drop(storage.create_file("slot-4294967295").unwrap());
+    let (_, wal, _) = open(&small(), &storage).unwrap();
+    let expected: Vec<_> = (0..100).map(|number| append(&wal, &payload(number, 3000))).collect();
+    assert!(wal.stats().segments_created > 2, "{:?}", wal.stats());
+    wal.close().unwrap();
+    drop(wal);
+    assert_eq!(read_all(&small(), &storage).unwrap().0, expected);
+}
 
 /// Others put their own things into the directory: files, directories, names that almost look like
 /// slots. They are left alone and listed.

@@ -134,10 +134,7 @@ pub(crate) fn open<S: Storage>(storage: Arc<S>, policy: &Policy) -> Result<Recov
     };
     // A creation whose process crashed may have renamed the identity and not synced the directory.
     storage.sync_dir().map_err(|error| directory_error(&*storage, error))?;
-    let next_slot_number = names.next_slot_number().ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, "the last slot number is taken")
-            .with_path(storage.path())
-    })?;
+    let next_slot_number = names.next_slot_number();
     let mut survey = Survey::take(&storage, &identity, names, Access::ReadWrite)?;
     let unreadable = if policy.unreadable_is_torn { Unreadable::Torn } else { Unreadable::Refused };
     let examined = examine(&storage, &identity, &mut survey, unreadable)?;

@@ -75,8 +75,13 @@ impl Names {
         Ok(names)
     }
 
-    pub(crate) fn next_slot_number(&self) -> Option<u32> {
-        self.slots.last().map_or(Some(0), |last| last.checked_add(1))
+    /// A number that no slot has: the one after the highest, or if there is none, the lowest.
+    pub(crate) fn next_slot_number(&self) -> u32 {
+        let Some(last) = self.slots.last() else { return 0 };
+        last.checked_add(1).unwrap_or_else(|| {
+            let mut numbers = self.slots.iter().zip(0..);
+            numbers.find(|(slot, number)| *slot != number).map_or(u32::MAX, |(_, number)| number)
+        })
     }
 }
 
