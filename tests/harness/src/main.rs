@@ -5,17 +5,24 @@ The `wal-harness` command: durability tests that need a machine, with root and a
 mounts and recovers every state in which a power cut could have left that disk. `soak` runs every layer
 of the tests in turn for hours.
 
+`errors` has the disk, the file system and the system answer errors, and kills the process at each of
+its calls.
+
+`uml` kills a whole kernel that the log runs on.
+
 Exit status: 0 nothing bad was found, or the check was skipped, which is said loudly; 1 something
 bad was found; 2 skipped though `--require` was given; 3 the harness itself failed; 64 a wrong
 command line.
 */
 #![forbid(unsafe_code)]
 
+mod errors;
 mod machine;
 mod random;
 mod record;
 mod soak;
 mod subject;
+mod uml;
 
 use clap::{Parser, Subcommand};
 use std::{
@@ -51,6 +58,19 @@ enum Command {
     Soak(soak::Arguments),
     /// The process that writes and recovers: what a log of another kind would bring
     Subject(subject::Arguments),
+    /// Have the real stack answer errors, and hold the log to its word
+    Errors(errors::Arguments),
+    /// Kill a kernel in the midst of it all, and see what is left
+    Uml(uml::Arguments),
+    /// The first process of that kernel
+    #[command(hide = true)]
+    Inside(uml::InsideArguments),
+    /// The process that plays a disk that fails
+    #[command(hide = true)]
+    FaultyDisk(errors::DiskArguments),
+    /// A process that writes and is killed at a certain call
+    #[command(hide = true)]
+    Killed(errors::KillArguments),
     /// The process that plays the disk
     #[command(hide = true)]
     Disk(record::DiskArguments),
@@ -69,6 +89,11 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => record::replay(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Subject(arguments) => subject::run(&arguments),
+        Command::Errors(arguments) => errors::run(&arguments),
+        Command::Uml(arguments) => uml::run(&arguments),
+        Command::Inside(arguments) => uml::run_inside(&arguments),
+        Command::FaultyDisk(arguments) => errors::serve(&arguments),
+        Command::Killed(arguments) => errors::run_killed(&arguments),
         Command::Disk(arguments) => record::serve(&arguments),
     };
     status.unwrap_or_else(|error| {

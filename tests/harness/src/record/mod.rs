@@ -32,6 +32,7 @@ mod tear;
 mod window;
 
 pub(crate) use disk::{Arguments as DiskArguments, serve};
+pub(crate) use stack::FileSystem;
 
 use crate::{
     EXIT_BAD, EXIT_SKIPPED,
@@ -44,7 +45,6 @@ use case::{Case, Run};
 use check::{Checked, Checker};
 use event::Recording;
 use explore::Explorer;
-use stack::FileSystem;
 use std::{
     env, fmt, fs,
     io::{self, Write},
@@ -108,7 +108,7 @@ pub(crate) struct ReplayArguments {
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum FileSystems {
+pub(crate) enum FileSystems {
     Ext4,
     Xfs,
     Btrfs,
@@ -123,7 +123,7 @@ enum Methods {
 }
 
 impl FileSystems {
-    fn list(self) -> &'static [FileSystem] {
+    pub(crate) fn list(self) -> &'static [FileSystem] {
         match self {
             Self::Ext4 => &[FileSystem::Ext4],
             Self::Xfs => &[FileSystem::Xfs],

@@ -34,7 +34,7 @@ pub(crate) enum FileSystem {
 }
 
 impl FileSystem {
-    pub(super) fn program(self) -> &'static str {
+    pub(crate) fn program(self) -> &'static str {
         match self {
             Self::Ext4 => "mkfs.ext4",
             Self::Xfs => "mkfs.xfs",
@@ -43,7 +43,7 @@ impl FileSystem {
     }
 
     /// About the least that each is made on.
-    pub(super) fn disk_bytes(self) -> u64 {
+    pub(crate) fn disk_bytes(self) -> u64 {
         match self {
             Self::Ext4 => 64 << 20,
             Self::Xfs => 300 << 20,
@@ -61,7 +61,7 @@ impl FileSystem {
     }
 
     /// A small journal where there is a choice, and nothing done later in the background.
-    fn arguments(self) -> &'static [&'static str] {
+    pub(crate) fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Ext4 => &[
                 "-q",
@@ -78,14 +78,14 @@ impl FileSystem {
     }
 
     /// For mounting several copies of one file system at once.
-    pub(super) fn copy_options(self) -> &'static str {
+    pub(crate) fn copy_options(self) -> &'static str {
         match self {
             Self::Xfs => "nouuid",
             Self::Ext4 | Self::Btrfs => "",
         }
     }
 
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",

@@ -46,8 +46,10 @@ mod storage;
 mod workload;
 
 pub(crate) use payload::{checksum, group_ends, payload, payload_again};
+pub(crate) use prepare::{choose, directory};
 pub(crate) use recover::{Recovered, Verdict, append_more, recover};
 pub(crate) use resume::EXTRA_RECORDS;
+pub(crate) use workload::write_through;
 
 use crate::{EXIT_BAD, complain};
 use std::{
@@ -88,13 +90,13 @@ enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct WriteArguments {
     /// The log, which does not exist
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Where marks go
-    marks: PathBuf,
+    pub(crate) marks: PathBuf,
     #[arg(long)]
-    records: u64,
+    pub(crate) records: u64,
     #[arg(long)]
-    seed: u64,
+    pub(crate) seed: u64,
     /// How durable writes are made
     #[arg(long, default_value = "dsync")]
     method: Method,

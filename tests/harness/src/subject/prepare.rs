@@ -31,7 +31,7 @@ impl Marks {
 }
 
 impl Method {
-    pub(super) fn of_storage(self) -> DurableMethod {
+    pub(crate) fn of_storage(self) -> DurableMethod {
         match self {
             Self::Dsync => DurableMethod::WriteDsync,
             Self::Sync => DurableMethod::WriteThenSync,
@@ -41,7 +41,7 @@ impl Method {
 
 /// The directory `path` with the figures taken up that [`choose`] left there. The log itself does so
 /// only where its tail leaves room for a probe, which small segments seldom do.
-pub(super) fn directory(path: &Path, method: Method) -> io::Result<Directory> {
+pub(crate) fn directory(path: &Path, method: Method) -> io::Result<Directory> {
     let directory = Directory::new(path);
     let file = directory.open(FIGURES_NAME, Access::Read)?;
     directory.probe(&file, 0, 0)?;
@@ -54,7 +54,7 @@ pub(super) fn directory(path: &Path, method: Method) -> io::Result<Directory> {
 }
 
 /// Has the durable write measured, and leaves figures in `path` by which `method` is the faster.
-pub(super) fn choose(path: &Path, method: Method) -> io::Result<()> {
+pub(crate) fn choose(path: &Path, method: Method) -> io::Result<()> {
     let directory = Directory::new(path);
     directory.create()?;
     // Any file will do.

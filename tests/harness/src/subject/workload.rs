@@ -24,7 +24,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
 };
-use wal::{Lsn, Ticket, Wal, io::Storage};
+use wal::{
+    Lsn, Ticket, Wal,
+    io::{Directory, Storage},
+};
 
 const WRITERS: usize = 4;
 
@@ -52,6 +55,16 @@ pub(super) fn write(arguments: &WriteArguments) -> io::Result<()> {
             Workload::new(arguments, || directory(dir, *method))?.run()
         }
     }
+}
+
+/// The same in a storage that `wrap` puts around the directory.
+pub(crate) fn write_through<S: Storage>(
+    arguments: &WriteArguments,
+    wrap: impl Fn(Directory) -> S + Sync,
+) -> io::Result<()> {
+    let WriteArguments { dir, method, .. } = arguments;
+    choose(dir, *method)?;
+    Workload::new(arguments, || Ok(wrap(directory(dir, *method)?)))?.run()
 }
 
 struct Workload<'a, S, F: Fn() -> io::Result<S>> {

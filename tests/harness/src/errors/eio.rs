@@ -1,0 +1,94 @@
+//! The disk answers EIO to writes and flushes in the midst of the work.
+
+use super::{
+    Scene, Stop,
+    disk::{Cache, Fault, Times},
+    expect,
+};
+use serde_json::{Value, json};
+
+const RECORDS: u64 = 400;
+/// So many records are durable before the disk begins to fail.
+const AFTER: u64 = 60;
+/// A flush that fails may be one of the file system's own, which the log need not hear of.
+const ATTEMPTS_MAX: usize = 5;
+
+/// The disk answers EIO to a write of a frame, once or from then on, in the midst of four writers. The
+/// kernel says so to the one write and then forgets: a later `fdatasync` answers Ok. The log latches:
+/// nothing at or above the range it names is acknowledged, every later call answers the same, and what
+/// is durable is read on, while the disk still fails. Once it does not, a new open finds every
+/// acknowledged record.
+pub(super) fn write(scene: &Scene<'_>) -> Result<Value, Stop> {
+    let mut found = Vec::new();
+    for times in [Times::Once, Times::Always] {
+        let latched = latch(scene, &times.to_string(), Fault::Write(times))?;
+        let Some(latched) = latched else {
+            return Err(Stop::Bad(format!("a write failed {times}, and nobody was told")));
+        };
+        found.push(latched);
+    }
+    Ok(Value::Array(found))
+}
+
+/// The disk answers EIO to a flush, once or from then on, and the frames that were in its cache are
+/// there all the same, or gone. After the one error the next flush answers Ok, with the data gone: so
+/// nothing may be acknowledged by it. The log latches and goes on reading; a new open on the healed disk
+/// finds every acknowledged record.
+pub(super) fn flush(scene: &Scene<'_>) -> Result<Value, Stop> {
+    let mut found = Vec::new();
+    for (times, cache) in [
+        (Times::Once, Cache::Kept),
+        (Times::Once, Cache::Lost),
+        (Times::Always, Cache::Kept),
+        (Times::Always, Cache::Lost),
+    ] {
+        let latched = (0..ATTEMPTS_MAX).find_map(|attempt| {
+            let name = format!("{times}-{cache}-{attempt}");
+            latch(scene, &name, Fault::Flush(times, cache)).transpose()
+        });
+        let Some(latched) = latched else {
+            return Err(Stop::Bad(format!("{ATTEMPTS_MAX} flushes failed, and nobody was told")));
+        };
+        found.push(latched?);
+    }
+    Ok(Value::Array(found))
+}
+
+/// Has the disk fail and holds the log to its word. `None` if the log never heard of it; then too it
+/// must have kept what it promised.
+fn latch(scene: &Scene<'_>, name: &str, fault: Fault) -> Result<Option<Value>, Stop> {
+    let mut stand = scene.stand_as(name, super::Build::of(scene.file_system))?;
+    let work = scene.work(&stand, "log", RECORDS);
+    let wal = work.open()?;
+    let ended = work.together(&wal, AFTER, || stand.fault(fault))?;
+    let tally = stand.tally()?;
+    expect(tally.writes + tally.flushes > 0, || format!("the disk never failed: {ended:?}"))?;
+    let is_latched = ended.iter().any(|ended| ended.error().is_some());
+    let error = if is_latched {
+        let error = work.check_latched(&wal, &ended)?;
+        work.check_readable(&wal)?;
+        // A disk that is well again changes nothing for this handle.
+        stand.fault(Fault::Heal)?;
+        work.check_latched(&wal, &ended)?;
+        work.check_readable(&wal)?;
+        Some(error.to_string())
+    } else {
+        None
+    };
+    drop(wal);
+    stand.fault(Fault::Heal)?;
+    stand.remount()?;
+    let ledger = work.ledger();
+    let end = work.check_recovered()?;
+    Ok(error.map(|error| {
+        json!({
+            "fault": fault.to_string(),
+            "failed_writes": tally.writes,
+            "failed_flushes": tally.flushes,
+            "begun": ledger.begun,
+            "acknowledged": ledger.acknowledged,
+            "recovered": end,
+            "error": error,
+        })
+    }))
+}

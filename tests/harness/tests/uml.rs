@@ -1,0 +1,105 @@
+/*!
+A kernel that dies under the log, a few times; and a log that acknowledges too early, which must be found.
+Without User-Mode Linux this says so and is not hidden.
+*/
+
+#![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
+use serde_json::Value;
+use std::{
+    fs,
+    io::{self, Write},
+    process::{Command, Output},
+};
+
+const HARNESS: &str = env!("CARGO_BIN_EXE_wal-harness");
+
+/// `None`, after saying so, where it was skipped.
+fn uml(arguments: &[&str]) -> Option<(Output, Vec<Value>)> {
+    let output = Command::new(HARNESS)
+        .args(["uml", "--require", "--json"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(2) {
+        // Past the test's own capture: a skip must be seen.
+        io::stderr().write_all(complaint.as_bytes()).unwrap();
+        return None;
+    }
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{:?}: {complaint}", output.status);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let answers = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    Some((output, answers))
+}
+
+#[test]
+fn a_kernel_may_die_at_any_moment() {
+    let Some((output, answers)) = uml(&["--cycles", "4", "--no-replay", "--seed", "7"]) else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(0), "{answers:#?}");
+    assert_eq!(answers.len(), 4);
+    let acknowledged = |answer: &Value| answer["found"]["acknowledged"].as_u64().unwrap();
+    assert!(answers.iter().map(acknowledged).sum::<u64>() > 100, "{answers:#?}");
+}
+
+#[test]
+fn every_durable_point_of_a_log_of_writes_holds() {
+    let Some((output, answers)) = uml(&["--cycles", "0", "--seed", "7"]) else { return };
+    assert_eq!(output.status.code(), Some(0), "{answers:#?}");
+    for answer in &answers {
+        assert!(answer["found"]["states"].as_u64() > Some(15), "{answer}");
+        assert!(answer["found"]["marks"].as_u64() > Some(10), "{answer}");
+        assert!(answer["found"]["flushes"].as_u64() > Some(10), "{answer}");
+    }
+}
+
+/// Not every moment to die at shows it: about one in three does.
+#[test]
+fn an_early_acknowledgement_is_found() {
+    for attempt in 0..6 {
+        let seed = attempt.to_string();
+        let arguments = ["--cycles", "5", "--no-replay", "--acknowledge-early", "--seed", &seed];
+        let Some((output, answers)) = uml(&arguments) else { return };
+        let texts = answers.iter().filter_map(|answer| answer["text"].as_str());
+        if texts.filter(|text| text.contains("LOST")).count() > 0 {
+            assert_eq!(output.status.code(), Some(1), "{answers:#?}");
+            return;
+        }
+    }
+    panic!("thirty kernels died, and nothing was missing");
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let place = tempfile::Builder::new().prefix("uml-left-").tempdir().unwrap();
+    let status = Command::new(HARNESS)
+        .args(["uml", "--cycles", "1", "--no-replay"])
+        .env("TMPDIR", place.path())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "files");
+    let name = place.path().file_name().unwrap().to_str().unwrap();
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&line).contains(name), "a process");
+    }
+    let devices = Command::new("losetup").arg("--list").output().unwrap().stdout;
+    assert!(!String::from_utf8(devices).unwrap().contains(name), "loop devices");
+    assert!(!fs::read_to_string("/proc/mounts").unwrap().contains(name), "mounts");
+}
+
+#[test]
+fn where_there_is_no_kernel_it_is_said() {
+    let empty = tempfile::tempdir().unwrap();
+    let run = |more: &[&str]| {
+        let path = empty.path().to_str().unwrap();
+        Command::new(HARNESS).args(["uml", "--kernel", path]).args(more).output().unwrap()
+    };
+    let output = run(&[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("SKIPPED: uml: "));
+    assert_eq!(run(&["--require"]).status.code(), Some(2));
+}
