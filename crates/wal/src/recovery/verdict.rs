@@ -101,11 +101,22 @@ fn judge<S: Storage>(
         Decision::Torn(torn) => Ok(Some(cut(identity, scan, torn))),
         Decision::Corrupt(damage) => {
             let (what, expected) = explain(scan, damage);
-            let error = here(ErrorKind::Corrupt, what).with_expected_found(expected, &stop.found);
-            // The medium's own error, where it is one, for whoever wants to know its number.
-            Err(match &stop.found {
-                crate::reading::Found::Error(source) => error.with_source(copy(source)),
-                _ => error,
+            // A block that cannot be read is the damage where it stands at the tail, or at the head of the
+            // segment after it: there the log went on.
+            let tail = scan.tail().segment.sequence;
+            let unreadable = scan.unreadable().filter(|(segment, offset, _)| {
+                segment.sequence == tail && *offset == stop.offset
+                    || segment.sequence > tail && *offset == u64::from(identity.block_bytes)
+            });
+            Err(match unreadable {
+                Some((segment, offset, error)) => Error::new(ErrorKind::Corrupt, what)
+                    .with_path(storage.path().join(&segment.slot.name))
+                    .with_segment(segment.sequence)
+                    .with_offset(offset)
+                    .with_lsn(Lsn::new(segment.base.get().saturating_add(offset)))
+                    .with_expected_found(expected, error)
+                    .with_source(copy(error)),
+                None => here(ErrorKind::Corrupt, what).with_expected_found(expected, &stop.found),
             })
         }
         Decision::Unsupported => Err(here(ErrorKind::Unsupported, "a frame's purpose")

@@ -181,11 +181,9 @@ fn check_refusal(work: &Work, error: &Error, lsn: u64, is_last: bool) -> Result<
     let unproved = is_last && !is_vouched(error, lsn);
     let wanted = if unproved { ErrorKind::Io } else { ErrorKind::Corrupt };
     expect(error.kind() == wanted, || format!("expected {wanted:?}: {error:?}"))?;
-    // The end of the segment before is as far as the log could be followed to its first frame.
     let place = (error.segment(), error.offset());
     let (segment, offset) = (lsn / SEGMENT_BYTES, lsn % SEGMENT_BYTES);
-    let is_named = place == (Some(segment), Some(offset))
-        || is_first(lsn) && error.segment() == Some(segment - 1) && error.offset().is_some();
+    let is_named = place == (Some(segment), Some(offset));
     expect(is_named, || format!("expected segment {segment}, offset {offset}: {error:?}"))?;
     let is_in_log = error.path().is_some_and(|path| path.starts_with(work.path()));
     expect(is_in_log, || format!("no place: {error:?}"))

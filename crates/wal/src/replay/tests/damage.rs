@@ -178,6 +178,17 @@ fn an_epoch_is_above_those_that_cannot_be_read() {
     assert!(found.report.epoch > hidden, "{} must be above {hidden}", found.report.epoch);
 }
 
+/// The first frame of the last segment cannot be read, and frames after it say that it was durable. The
+/// error names that block and not the room before it, and has the device's own error as its source.
+#[test]
+fn an_unreadable_head_of_the_last_segment_is_named() {
+    let log = two_segments();
+    let error = open_flaky(&log, 1, BLOCK..BLOCK + 1, false).err().unwrap();
+    assert_eq!((error.kind(), error.lsn()), (ErrorKind::Corrupt, Some(Lsn::new(SEGMENT + BLOCK))));
+    assert_eq!((error.segment(), error.offset()), (Some(1), Some(BLOCK)));
+    assert!(std::error::Error::source(&error).is_some());
+}
+
 #[test]
 fn a_read_error_where_it_matters_not_is_survived() {
     let mut log = two_segments();
