@@ -184,6 +184,27 @@ fn nothing_goes_around_the_host() {
     );
 }
 
+/// A lock that is no switch point is one whose races no schedule shows: the engine takes what threads share
+/// from `sync`. What stands below every simulation, in `io`, has no need to.
+#[test]
+fn what_threads_share_comes_from_one_place() {
+    let mut wrong = Vec::new();
+    let sources = sources("crates/wal/src/");
+    let only_tests = test_files(&sources);
+    let is_sync = |name: &str| name.ends_with("/sync.rs") || name.starts_with("crates/wal/src/io/");
+    let others = sources.iter().filter(|(name, _)| !only_tests.contains(*name) && !is_sync(name));
+    let words = ["parking_lot", "atomic::Atomic", "atomic::{Atomic"];
+    for (name, text) in others {
+        let code = code(text, Tests::Drop);
+        wrong.extend(words.iter().filter(|word| code.contains(**word)).map(|word| (name, word)));
+        let takes_cells = code.contains("thread_local! {");
+        if takes_cells && !code.contains("thread_local}") {
+            wrong.push((name, &"thread_local!"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
 /// Files that may be longer than [`LINES_MAX`], each with its reason.
 const LONG: &[(&str, &str)] = &[];
 
@@ -207,6 +228,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("crates/aligned/src/raw.rs", "aligned memory and the page that tells a fork"),
     ("tests/src/fork.rs", "fork, which only a test of forks calls"),
     ("tests/allocations/main.rs", "an allocator that counts"),
+    ("tests/interleavings/tests/orders.rs", "cells that loom watches, which threads share"),
 ];
 
 /// The engine says `forbid(unsafe_code)`; this says it for every file, also for those of a crate
@@ -320,6 +342,13 @@ const DEPENDENCIES: &[(&str, &[&str], &[&str])] = &[
     ("wal-sim", &["aligned", "parking_lot", "wal"], &["tempfile"]),
 ];
 
+/// What explores schedules and orders takes the place of locks and atomics, and is in no ordinary build: the
+/// crate, the only section it may stand in, and what it is.
+const EXPLORERS: &[(&str, &str, &str)] = &[
+    ("aligned", "target.'cfg(loom)'.dependencies", "loom"),
+    ("wal", "target.'cfg(shuttle)'.dependencies", "shuttle"),
+];
+
 /// Somebody adds a crate for one function; from then on every user builds it and trusts its
 /// authors.
 #[test]
@@ -348,7 +377,9 @@ fn crates_depend_on_what_was_decided() {
                 continue;
             }
             let is_dev = section.ends_with("dev-dependencies");
-            let allowed = normal.contains(&dependency) || (is_dev && dev.contains(&dependency));
+            let allowed = normal.contains(&dependency)
+                || (is_dev && dev.contains(&dependency))
+                || EXPLORERS.contains(&(folder, section.as_str(), dependency));
             assert!(allowed, "{name}: {dependency} in [{section}]");
         }
     }

@@ -14,9 +14,15 @@ use std::{
     ptr::{self, NonNull},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64 as MachineU64, Ordering},
     },
 };
+
+// With `--cfg loom` what buffers and pools share is explored in every order: see `tests/interleavings`.
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU64, AtomicUsize};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
@@ -234,7 +240,7 @@ impl Span {
     #[inline]
     pub(crate) fn rewind(&mut self) {
         // Invariant: 0 <= len; what was lent before is no longer borrowed (`&mut self`).
-        *self.cursor.get_mut() = 0;
+        self.cursor.store(0, Ordering::Relaxed);
     }
 
     /// How many bytes were carved off.
@@ -282,7 +288,7 @@ impl Drop for Span {
 pub(crate) struct WipedPage {
     // Invariant: the start of a private, readable and writable mapping of PAGE bytes that this
     // value alone unmaps. Its bytes are reached through `word` only.
-    start: NonNull<AtomicU64>,
+    start: NonNull<MachineU64>,
 }
 
 /// The kernel rounds it up to its own page, in each of the three calls.
@@ -313,9 +319,9 @@ impl WipedPage {
     }
 
     #[inline]
-    pub(crate) fn word(&self) -> &AtomicU64 {
+    pub(crate) fn word(&self) -> &MachineU64 {
         // SAFETY: the mapping lives as long as `self` (invariant) and is readable and writable,
-        // its start aligned to a page; zeros are a valid AtomicU64. A fork wipes it in the child
+        // its start aligned to a page; zeros are a valid atomic. A fork wipes it in the child
         // only, before the child runs.
         unsafe { self.start.as_ref() }
     }

@@ -1,8 +1,10 @@
 //! [`FrameBuffer`]: the memory of one frame while appenders fill it and while it is written.
 
-use crate::format::FRAME_HEADER_BYTES;
+use crate::{
+    format::FRAME_HEADER_BYTES,
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 use aligned::{Alignment, Buffer};
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A place for the buffer of one frame.
 ///

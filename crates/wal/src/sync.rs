@@ -1,6 +1,22 @@
-//! [`Word`]: a place to sleep.
+//! Locks and atomics, and [`Word`]: a place to sleep.
+//!
+//! The engine takes whatever threads share from here. With `--cfg shuttle` it is of a scheduler that may let
+//! another thread run at each use of it: `tests/interleavings` is built like that, and nothing else.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+#[cfg(not(shuttle))]
+pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+#[cfg(shuttle)]
+pub(crate) use scheduled::{
+    LocalCell, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, thread_local,
+};
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::Ordering;
+#[cfg(not(shuttle))]
+pub(crate) use std::{
+    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize},
+    thread_local,
+};
 
 /// A number that threads sleep on until it changes.
 ///
@@ -11,23 +27,35 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// A futex and not a condition variable: the woken take no lock, which at 64 waiters is the
 /// difference between one system call and 64 hand-overs of a mutex.
 #[derive(Debug, Default)]
-pub struct Word(AtomicU32);
+pub struct Word {
+    number: AtomicU32,
+    /// The system call needs the machine's own.
+    #[cfg(shuttle)]
+    futex: std::sync::atomic::AtomicU32,
+}
 
 impl Word {
     /// The number now; what [`Host::wait`](crate::io::Host::wait) wants to see unchanged.
     #[must_use]
     pub fn read(&self) -> u32 {
-        self.0.load(Ordering::SeqCst)
+        self.number.load(Ordering::SeqCst)
     }
 
     /// Changes the number, so that whoever read it before does not fall asleep.
     pub(crate) fn bump(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        self.number.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The number itself, for the system call that sleeps on its address.
+    #[cfg(not(shuttle))]
     pub(crate) fn futex(&self) -> &AtomicU32 {
-        &self.0
+        &self.number
+    }
+
+    /// A number that never changes: no thread of the scheduler may sleep in the kernel.
+    #[cfg(shuttle)]
+    pub(crate) fn futex(&self) -> &std::sync::atomic::AtomicU32 {
+        &self.futex
     }
 }
 
@@ -39,4 +67,107 @@ pub enum Wake {
     One,
     /// Everyone.
     All,
+}
+
+/// The scheduler's locks as parking_lot has them: they do not poison.
+#[cfg(shuttle)]
+mod scheduled {
+    pub(crate) use shuttle::sync::{RwLockReadGuard, RwLockWriteGuard};
+    use std::{
+        cell::Cell,
+        ops::{Deref, DerefMut},
+        sync::PoisonError,
+    };
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(shuttle::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            MutexGuard { mutex: self, held: Some(self.hold()) }
+        }
+
+        fn hold(&self) -> shuttle::sync::MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct MutexGuard<'a, T> {
+        mutex: &'a Mutex<T>,
+        /// Invariant: `None` inside [`MutexGuard::unlocked`] only, which has the guard borrowed.
+        held: Option<shuttle::sync::MutexGuard<'a, T>>,
+    }
+
+    impl<T> MutexGuard<'_, T> {
+        /// Gives the mutex up while `work` runs.
+        pub(crate) fn unlocked<R>(this: &mut Self, work: impl FnOnce() -> R) -> R {
+            this.held = None;
+            let result = work();
+            this.held = Some(this.mutex.hold());
+            result
+        }
+    }
+
+    #[expect(clippy::expect_used, reason = "the invariant of the field")]
+    impl<T> Deref for MutexGuard<'_, T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            self.held.as_ref().expect("a guard holds its mutex")
+        }
+    }
+
+    #[expect(clippy::expect_used, reason = "the invariant of the field")]
+    impl<T> DerefMut for MutexGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            self.held.as_mut().expect("a guard holds its mutex")
+        }
+    }
+
+    #[derive(Debug, Default)]
+    pub(crate) struct RwLock<T>(shuttle::sync::RwLock<T>);
+
+    impl<T> RwLock<T> {
+        pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
+            self.0.read().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
+            self.0.write().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    /// A cell for each thread of the scheduler: the threads of the machine are not its own.
+    pub(crate) struct LocalCell<T: 'static>(pub(crate) shuttle::thread::LocalKey<Cell<T>>);
+
+    impl<T: Copy> LocalCell<T> {
+        pub(crate) fn get(&'static self) -> T {
+            self.0.with(Cell::get)
+        }
+
+        pub(crate) fn set(&'static self, value: T) {
+            self.0.with(|cell| cell.set(value));
+        }
+
+        pub(crate) fn replace(&'static self, value: T) -> T {
+            self.0.with(|cell| cell.replace(value))
+        }
+    }
+
+    macro_rules! thread_cells {
+        ($($(#[$meta:meta])* static $name:ident: Cell<$type:ty> = const { $init:expr };)*) => {
+            $($(#[$meta])*
+            static $name: $crate::sync::LocalCell<$type> =
+                $crate::sync::LocalCell(shuttle::thread::LocalKey {
+                    init: || $init,
+                    _p: std::marker::PhantomData,
+                });)*
+        };
+    }
+    pub(crate) use thread_cells as thread_local;
 }

@@ -12,9 +12,9 @@ use crate::{
         record_bytes,
     },
     io::Storage,
+    sync::MutexGuard,
 };
 use aligned::Room;
-use parking_lot::MutexGuard;
 use std::{sync::Arc, task::Waker};
 
 /// There is no room just now; the lock is still held.

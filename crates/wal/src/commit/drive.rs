@@ -11,8 +11,8 @@ use crate::{
     frame_buffer,
     io::{File, Storage, Wake},
     slots::Segment,
+    sync::MutexGuard,
 };
-use parking_lot::MutexGuard;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},

@@ -40,18 +40,14 @@ use crate::{
     frame_buffer::FrameBuffer,
     io::{Storage, Wake},
     slots::{FreeSlot, Segment},
-    sync::Word,
+    sync::{AtomicU8, AtomicU32, AtomicU64, Mutex, MutexGuard, Word, thread_local},
 };
 use aligned::{Alignment, ForkWitness, Pool};
-use parking_lot::{Mutex, MutexGuard};
 use state::{Committers, Core, FrameMeta, Preparer, RoomQueue, Segments};
 use std::{
     cell::Cell,
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 

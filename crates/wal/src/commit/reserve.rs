@@ -11,9 +11,9 @@ use crate::{
         RecordKind, record_bytes,
     },
     io::{Storage, Wake},
+    sync::{MutexGuard, RwLockReadGuard},
 };
 use aligned::{Buffer, Room};
-use parking_lot::{MutexGuard, RwLockReadGuard};
 use std::sync::{Arc, atomic::Ordering};
 
 /// What an append asks room for.

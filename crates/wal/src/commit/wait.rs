@@ -5,8 +5,7 @@ use super::{
     append::Place,
     state::{Callback, Core, Hook},
 };
-use crate::{Error, ErrorKind, Lsn, Result, io::Storage};
-use parking_lot::MutexGuard;
+use crate::{Error, ErrorKind, Lsn, Result, io::Storage, sync::MutexGuard};
 use std::{
     sync::{Arc, atomic::Ordering},
     task::{Poll, Waker},

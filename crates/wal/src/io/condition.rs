@@ -1,7 +1,7 @@
 //! [`Condition`]: a condition variable that sleeps where its host says.
 
 use super::{Host, Wake, Word};
-use parking_lot::MutexGuard;
+use crate::sync::MutexGuard;
 
 /// For what is not hot: waits for a change of what a mutex protects.
 #[derive(Debug, Default)]

@@ -9,8 +9,8 @@ use crate::{
     recovery::{Cut, Head, SegmentScan, scan_segment},
     replay::damage,
     slots::Segment,
+    sync::Mutex,
 };
-use parking_lot::Mutex;
 use std::{collections::VecDeque, sync::Arc};
 
 /// Threads that check at once. Two saturate the disks measured; more help where checking is slower

@@ -10,9 +10,9 @@ use super::window::{CHUNK_BYTES, Filled, widen};
 use crate::{
     io::{Condition, File, Host, Storage},
     slots::Slot,
+    sync::Mutex,
 };
 use aligned::{Alignment, Buffer};
-use parking_lot::Mutex;
 use std::{collections::BTreeMap, io, sync::Arc};
 
 const THREADS: usize = 4;

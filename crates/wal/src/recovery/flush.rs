@@ -3,14 +3,11 @@
 use crate::{
     io::{Condition, File, Host, Storage},
     slots::Slot,
+    sync::{AtomicUsize, Mutex},
 };
-use parking_lot::Mutex;
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 /// The threads that flush, the caller's included. One flush of the device answers all that wait for one:
