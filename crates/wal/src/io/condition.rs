@@ -15,6 +15,12 @@ impl Condition {
         MutexGuard::unlocked(guard, || host.wait(&self.0, seen, None));
     }
 
+    /// Wakes one who waits, for a change that serves one.
+    pub(crate) fn notify_one(&self, host: &dyn Host) {
+        self.0.bump();
+        host.wake(&self.0, Wake::One);
+    }
+
     /// Wakes everyone who waits. What they wait for was changed before, with the mutex held.
     pub(crate) fn notify_all(&self, host: &dyn Host) {
         self.0.bump();

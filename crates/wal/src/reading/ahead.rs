@@ -156,7 +156,7 @@ impl<F: File> Ahead<F> {
     pub(super) fn give_back(&self, buffer: Buffer) {
         if buffer.len() == self.shared.headroom + self.shared.chunk {
             self.shared.state.lock().idle.push(buffer);
-            self.shared.room.notify_all(&*self.shared.host);
+            self.shared.room.notify_one(&*self.shared.host);
         }
     }
 }
