@@ -244,9 +244,9 @@ impl<S: Storage> Engine<S> {
             .with_expected_found(format!("at most {} bytes", self.settings.log_bytes_max), bytes))
     }
 
-    /// Hands the prepared segment to the writer, or its failure to those who wait for it. No space
-    /// is harmless, and so is any
-    /// other shortage, for no append depends on the slot yet. Anything else latches.
+    /// Hands the prepared segment to the writer, or its failure to those who wait for it. No space is
+    /// harmless, and so is any other shortage, for no append depends on the slot yet. Anything else
+    /// latches.
     fn publish(&self, number: u32, made: Result<Made<S>, Failed<S>>) {
         let mut core = self.core.lock();
         core.segments.preparer.urgent = false;
@@ -262,8 +262,7 @@ impl<S: Storage> Engine<S> {
             }
             // Left by an attempt that could not clean up after itself.
             Err(Failed { error, .. }) if is_in_the_way(&error) => {
-                core.segments.preparer.failed = Some(error);
-                core.segments.preparer.failures += 1;
+                core.segments.preparer.refuse(error);
             }
             Err(Failed { error, slot }) if is_shortage(&error) => {
                 // A number whose slot was cleaned away is used again.
@@ -271,8 +270,7 @@ impl<S: Storage> Engine<S> {
                     core.segments.next_slot_number = number;
                 }
                 core.segments.free.splice(0..0, slot);
-                core.segments.preparer.failed = Some(error);
-                core.segments.preparer.failures += 1;
+                core.segments.preparer.refuse(error);
             }
             Err(Failed { error, .. }) => {
                 self.latch(core, error);

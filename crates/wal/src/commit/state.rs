@@ -97,6 +97,14 @@ pub(super) struct Preparer {
     pub(super) urgent: bool,
 }
 
+impl Preparer {
+    /// A preparation failed, harmlessly: those who wait for it hear of `error`.
+    pub(super) fn refuse(&mut self, error: Error) {
+        self.failed = Some(error);
+        self.failures += 1;
+    }
+}
+
 impl<S: Storage> Segments<S> {
     pub(super) fn current(&self) -> &Segment<S::File> {
         #[expect(clippy::expect_used, reason = "the invariant of `live`")]

@@ -85,6 +85,13 @@ impl Handmade {
         self.slot_of.insert(sequence, slot);
     }
 
+    /// Moves the writer on to segment `number` in the zeroed slot `number`, all before it being durable.
+    pub(crate) fn rotate(&mut self, number: u32) {
+        self.segment(number.into(), number, Origin::Zeroed);
+        self.mark = self.lsn;
+        self.enter(number.into());
+    }
+
     /// Moves the writer to the first frame of segment `sequence`.
     pub(crate) fn enter(&mut self, sequence: u64) {
         self.lsn = sequence * SEGMENT + BLOCK;

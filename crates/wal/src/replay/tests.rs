@@ -42,9 +42,7 @@ fn two_segments() -> Handmade {
         log.mark = log.lsn;
         log.frame(&[payload, b"tail"]);
     }
-    log.segment(1, 1, Origin::Zeroed);
-    log.mark = log.lsn;
-    log.enter(1);
+    log.rotate(1);
     for payload in [&b"four"[..], &[5; 700], b"six"] {
         log.frame(&[payload]);
         log.mark = log.lsn;
@@ -221,9 +219,7 @@ fn unused_room_is_not_damage() {
 #[test]
 fn a_missing_middle_segment_is_corruption() {
     let mut log = two_segments();
-    log.segment(2, 2, Origin::Zeroed);
-    log.mark = log.lsn;
-    log.enter(2);
+    log.rotate(2);
     log.frame(&[b"seven"]);
     assert_eq!(replay(&log).unwrap().1, log.records);
     for slot in 0..3 {
@@ -248,9 +244,7 @@ fn two_copies_of_a_segment_are_corruption_unless_released() {
         assert_eq!(refused(&twins).kind(), ErrorKind::Corrupt);
     }
     log.checkpoint(SEGMENT, b"");
-    log.segment(2, 2, Origin::Zeroed);
-    log.mark = log.lsn;
-    log.enter(2);
+    log.rotate(2);
     log.frame(&[b"seven"]);
     let copy = log.files[&0].clone();
     log.files.insert(5, copy);
@@ -334,13 +328,9 @@ fn the_highest_start_mark_wins_and_later_at_equal_ones() {
 #[test]
 fn damage_in_an_older_segment_ends_the_replay_with_an_error() {
     let mut log = two_segments();
-    log.segment(2, 2, Origin::Zeroed);
-    log.mark = log.lsn;
-    log.enter(2);
+    log.rotate(2);
     log.frame(&[b"seven"]);
-    log.segment(3, 3, Origin::Zeroed);
-    log.mark = log.lsn;
-    log.enter(3);
+    log.rotate(3);
     log.frame(&[b"eight"]);
     let damaged = *log.records.keys().nth(2).unwrap();
     log.at(damaged, 12)[9] ^= 1;

@@ -60,13 +60,9 @@ fn every_flipped_byte_is_found_or_harmless() {
 #[test]
 fn a_lost_head_of_an_older_segment_is_found_by_every_reader() {
     let mut log = two_segments();
-    log.segment(2, 2, Origin::Zeroed);
-    log.mark = log.lsn;
-    log.enter(2);
+    log.rotate(2);
     log.frame(&[b"seven"]);
-    log.segment(3, 3, Origin::Zeroed);
-    log.mark = log.lsn;
-    log.enter(3);
+    log.rotate(3);
     log.frame(&[b"eight"]);
     let whole = log.clone();
     log.checkpoint(SEGMENT + BLOCK, b"");
@@ -208,9 +204,7 @@ fn a_read_error_where_it_matters_not_is_survived() {
 #[test]
 fn a_bad_sector_in_an_older_segment_costs_the_records_before_it_nothing() {
     let mut log = two_segments();
-    log.segment(2, 2, Origin::Zeroed);
-    log.mark = log.lsn;
-    log.enter(2);
+    log.rotate(2);
     log.frame(&[b"seven"]);
     let storage = Flaky::new(log.storage());
     let third = *log.records.keys().nth(4).unwrap();
