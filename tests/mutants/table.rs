@@ -270,4 +270,10 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "replay::tests::only_data_records_are_handed_out",
         "room that was given up is taken for a record",
     ),
+    // Being slow for no reason.
+    simulated(
+        "cohort-left-behind",
+        "device_classes::group_commit_leaves_nobody_behind_on_any_device",
+        "two cohorts of writers alternate, and each disk gives half of what it could",
+    ),
 ];

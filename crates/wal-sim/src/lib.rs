@@ -152,7 +152,7 @@ println!("{failure}"); // ends with the line to set WAL_SIM_REPLAY to
 | a failed sync | forgets some of what was cached, also for those who read on; the next one answers `Ok` |
 | a flush that lies, a write that is lost or goes elsewhere | [`Effect::Lie`], [`Effect::Lost`], [`Effect::Misdirected`] |
 | bit rot | [`Disk::rot`], [`Image::flip`] |
-| a slow disk, one that hangs | in virtual time: [`Effect::Late`], [`Effect::Hang`] |
+| a slow disk, one that hangs | in virtual time: [`Effect::Late`], [`Effect::Hang`]; the latencies of whole classes of devices: [`Slow`] |
 | a full disk | [`DiskOptions::room_bytes`] |
 | a race | the seed decides who goes on at each switch point: [`World`] |
 
@@ -171,10 +171,12 @@ println!("{failure}"); // ends with the line to set WAL_SIM_REPLAY to
 * [`Explorer`], [`Life`]: exploring a program. [`LogProgram`]: the log itself as one.
 * [`Disk`], [`DiskOptions`], [`Fault`], [`Image`]: the disk.
 * [`World`]: time, chance and threads.
+* [`Device`], [`Slow`]: how a program does on disks that are not at hand.
 * [`Model`], [`Said`]: what a log must hold, for programs that write to one.
 */
 #![forbid(unsafe_code)]
 
+mod device;
 mod disk;
 mod explore;
 mod model;
@@ -182,6 +184,7 @@ mod program;
 mod random;
 mod world;
 
+pub use device::{Device, Slow, SlowFile};
 pub use disk::{Disk, DiskFile, DiskLock, DiskOptions, Effect, Fault, Image, Sector, Verb};
 pub use explore::{Coverage, Explorer, Failure, Life, Place, REPLAY_VARIABLE};
 pub use model::{Model, Recovered, Said};

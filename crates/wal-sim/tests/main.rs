@@ -4,6 +4,7 @@
 
 mod crash_states;
 mod determinism;
+mod device_classes;
 mod disk;
 mod hang;
 mod key_value;

@@ -27,6 +27,8 @@ pub(super) struct State {
     pub(super) host_random: Random,
     /// Nanoseconds since the world began.
     pub(super) now: u64,
+    /// What a switch takes.
+    pub(super) switch_nanos: u64,
     pub(super) threads: Vec<Entry>,
     pub(super) switches: u64,
     /// How many switches ago something happened: a call of the disk, a wake-up, a thread's end.
@@ -127,6 +129,7 @@ impl State {
             host_random: Random::new(random.next()),
             random,
             now: 0,
+            switch_nanos: SWITCH_NANOS,
             threads: Vec::new(),
             switches: 0,
             idle: 0,
@@ -185,7 +188,7 @@ impl State {
     /// Whose turn is next, if `me` has it now.
     pub(super) fn choose(&mut self, me: usize) -> usize {
         self.switches += 1;
-        self.now += SWITCH_NANOS;
+        self.now += self.switch_nanos;
         self.idle += 1;
         if self.idle > IDLE_MAX && !self.cut {
             let waiting = self.waiting();
