@@ -228,7 +228,9 @@ fn no_file_is_longer_than_a_reader_can_hold() {
 
 /// Where `unsafe` may stand, and what for.
 const UNSAFE: &[(&str, &str)] = &[
-    ("crates/aligned/src/raw.rs", "aligned memory and the page that tells a fork"),
+    ("crates/aligned/src/raw.rs", "aligned memory, and who reaches which bytes of it"),
+    ("crates/aligned/src/raw/lent.rs", "memory that is filled without a borrow of its owner"),
+    ("crates/aligned/src/raw/wiped_page.rs", "the page that tells a fork"),
     ("tests/src/fork.rs", "fork, which only a test of forks calls"),
     ("tests/allocations/main.rs", "an allocator that counts"),
     ("tests/interleavings/tests/orders.rs", "cells that loom watches, which threads share"),

@@ -81,12 +81,17 @@ impl Buffer {
         Ok(Self { span, touched: 0, stale: 0, alignment })
     }
 
-    /// A buffer over an aligned slot of a pool.
-    pub(crate) fn lent(span: Span, alignment: Alignment) -> Self {
-        // Invariant: the pool's region began as zeros, and each buffer says on drop how far it was
-        // written.
-        let stale = span.written_before();
+    /// A buffer over an aligned slot of a pool, or over a span that was lent and came back.
+    pub(crate) fn over(span: Span, alignment: Alignment) -> Self {
+        // Invariant: what is not zero above the cursor is below what the span's user before said.
+        let stale = span.dirty();
         Self { span, touched: 0, stale, alignment }
+    }
+
+    /// The span, which knows from here on how far it was written.
+    pub(crate) fn into_span(mut self) -> Span {
+        self.span.set_dirty(self.touched.max(self.stale));
+        self.span
     }
 
     /// The bytes reserved so far, also those whose room was never written.
@@ -104,6 +109,7 @@ impl Buffer {
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         self.forget_stale(self.len());
         self.touched = self.len();
+        self.span.set_dirty(self.touched);
         self.span.bytes()
     }
 
@@ -136,6 +142,7 @@ impl Buffer {
         self.span.bytes()[..written].fill(0);
         // Invariant: all bytes are zero now.
         self.span.rewind();
+        self.span.set_dirty(0);
         (self.touched, self.stale) = (0, 0);
     }
 
@@ -206,13 +213,6 @@ impl Buffer {
     pub fn pool_index(&self) -> Option<u32> {
         // A pool has at most 65,536 buffers: never `None` for a pooled one.
         self.span.slot().and_then(|index| u32::try_from(index).ok())
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // Before the span, dropped next, makes it takeable. Its own allocation is just freed.
-        self.span.set_written(self.written());
     }
 }
 

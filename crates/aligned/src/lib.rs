@@ -7,6 +7,8 @@ Sector-aligned memory for direct I/O. This crate does no I/O itself.
   checked: [`Alignment::check`] looks at a buffer's address, its offset in the file, its length.
 * [`Buffer`] is owned, aligned, zeroed memory that several threads fill at once without a lock:
   [`Buffer::reserve`] lends each of them a [`Room`] that overlaps no other.
+* [`Desk`] and [`LentBuffer`] do the same for a buffer that stays behind its owner's lock while its
+  rooms are filled outside.
 * [`Pool`] is a bounded number of buffers in one region, all of it touched beforehand, so that
   taking one neither allocates nor faults.
 * [`ForkWitness`] tells a process from its forked child without a system call.
@@ -40,7 +42,7 @@ from it writes whatever was there before to disk. Here memory is zeroed when it 
 what an earlier use left before it is lent or shown again: the bytes behind the filled part are
 zero, always.
 
-All unsafe code of the crate is in one file, `raw.rs`, behind types whose methods are safe.
+All unsafe code of the crate is in one module, `raw`, behind types whose methods are safe.
 */
 
 #![deny(unsafe_code)]
@@ -48,13 +50,15 @@ All unsafe code of the crate is in one file, `raw.rs`, behind types whose method
 mod alignment;
 mod buffer;
 mod fork;
+mod lent;
 mod pool;
-#[expect(unsafe_code, reason = "the one file for it; the other modules see safe types only")]
+#[expect(unsafe_code, reason = "the one module for it; the others see safe types only")]
 mod raw;
 
 pub use crate::{
     alignment::{Alignment, Misaligned, Rule},
     buffer::{AllocError, AllocErrorKind, Buffer, Room},
     fork::ForkWitness,
+    lent::{Desk, LentBuffer, LentRoom},
     pool::Pool,
 };

@@ -75,7 +75,7 @@ impl Pool {
     /// some moment of the call, not all at the same one.
     #[must_use]
     pub fn take(&self) -> Option<Buffer> {
-        self.lot.take().map(|span| Buffer::lent(span, self.alignment))
+        self.lot.take().map(|span| Buffer::over(span, self.alignment))
     }
 
     /// How many buffers could be taken. While others take and return, it may have changed already.

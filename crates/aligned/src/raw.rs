@@ -1,30 +1,34 @@
-//! Every unsafe operation of the crate, and all the state that its soundness rests on: no other
-//! file can break a proof made here, whatever it calls in whatever order.
+//! Every unsafe operation of the crate, and all the state that its soundness rests on: no file outside
+//! can break a proof made here, whatever it calls in whatever order.
 //!
 //! | type | owns | hands out |
 //! |---|---|---|
 //! | [`Region`] | one allocation, initialised with zeros | nothing by itself |
 //! | [`Lot`] | a region cut into equal slots, and which of them are free | one [`Span`] a slot |
 //! | [`Span`] | a stretch of a region that no other span covers | disjoint `&mut [u8]` |
+//! | [`LentSpan`] | a span that is being filled, and how much of it is out | disjoint [`Stretch`]es |
 //! | [`WipedPage`] | one page of its own mapping | one atomic word |
 
 use std::{
     alloc::{self, Layout},
-    hint, io,
-    ptr::{self, NonNull},
-    sync::{
-        Arc,
-        atomic::{AtomicU64 as MachineU64, Ordering},
-    },
+    hint,
+    ptr::NonNull,
+    sync::{Arc, atomic::Ordering},
 };
+
+mod lent;
+mod wiped_page;
+
+pub(crate) use lent::{LentSpan, Returns, Stretch};
+pub(crate) use wiped_page::WipedPage;
+#[cfg(test)]
+pub(crate) use wiped_page::ask_child;
 
 // With `--cfg loom` what buffers and pools share is explored in every order: see `tests/interleavings`.
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, AtomicUsize};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// One allocation, every byte of which is initialised and was touched.
 struct Region {
@@ -117,7 +121,8 @@ impl Lot {
         // whose bytes are initialised. `claim` cleared the bit and it alone does, so no other
         // span covers them; only the drop of this span sets it again.
         let (len, cursor) = (self.slot_bytes, AtomicUsize::new(0));
-        Some(Span { start, len, cursor, lender, owned: None })
+        let dirty = self.written[index].load(Ordering::Relaxed);
+        Some(Span { start, len, cursor, dirty, lender, owned: None })
     }
 
     pub(crate) fn slot_bytes(&self) -> usize {
@@ -167,6 +172,8 @@ pub(crate) struct Span {
     // Invariant: <= len. Under `&self` it only grows, so each value is passed over once; bytes at
     // or above it were lent by no `carve` since the last `rewind`.
     cursor: AtomicUsize,
+    // Up to where the bytes above the cursor may hold anything but zeros: told to the slot's next use.
+    dirty: usize,
     lender: Option<(Arc<Lot>, usize)>,
     // Held so that the memory is freed with the span, and not before.
     owned: Option<Region>,
@@ -185,7 +192,7 @@ impl Span {
         // Invariant: the whole of a new, initialised allocation (perhaps one byte less), kept in
         // `owned` and known to nobody else.
         let (start, len, cursor) = (region.start, layout.size(), AtomicUsize::new(0));
-        Some(Self { start, len, cursor, lender: None, owned: Some(region) })
+        Some(Self { start, len, cursor, dirty: 0, lender: None, owned: Some(region) })
     }
 
     /// Every byte. The exclusive borrow proves that nothing carved is still in use.
@@ -254,19 +261,16 @@ impl Span {
         self.len
     }
 
-    /// How far the slot was written before this span was made: zeros above.
-    pub(crate) fn written_before(&self) -> usize {
-        let slot = self.lender.as_ref().and_then(|(lot, index)| lot.written.get(*index));
-        slot.map_or(0, |written| written.load(Ordering::Relaxed))
+    /// Up to where the bytes above the cursor may hold anything but zeros.
+    #[inline]
+    pub(crate) fn dirty(&self) -> usize {
+        self.dirty
     }
 
-    /// Tells whoever has the slot next how far it was written.
-    pub(crate) fn set_written(&self, bytes: usize) {
-        if let Some((lot, index)) = &self.lender {
-            // Ordered by the slot's bit: set with Release after this, cleared with Acquire before
-            // the next load.
-            lot.written[*index].store(bytes, Ordering::Relaxed);
-        }
+    /// Keeps in mind up to where the bytes above the cursor may hold anything but zeros.
+    #[inline]
+    pub(crate) fn set_dirty(&mut self, bytes: usize) {
+        self.dirty = bytes;
     }
 
     /// The slot's number, if the span came from a [`Lot`].
@@ -279,84 +283,10 @@ impl Span {
 impl Drop for Span {
     fn drop(&mut self) {
         if let Some((lot, index)) = &self.lender {
+            // Ordered by the slot's bit: set with Release after this, cleared with Acquire before
+            // the next load.
+            lot.written[*index].store(self.cursor().max(self.dirty), Ordering::Relaxed);
             lot.put_back(*index);
         }
-    }
-}
-
-/// A word on a page of its own that the kernel replaces with zeros in a forked child.
-pub(crate) struct WipedPage {
-    // Invariant: the start of a private, readable and writable mapping of PAGE bytes that this
-    // value alone unmaps. Its bytes are reached through `word` only.
-    start: NonNull<MachineU64>,
-}
-
-/// The kernel rounds it up to its own page, in each of the three calls.
-const PAGE: usize = 4096;
-
-// SAFETY: a mapping belongs to the process, not to a thread, and any thread may unmap it.
-unsafe impl Send for WipedPage {}
-// SAFETY: shared access is to an atomic only.
-unsafe impl Sync for WipedPage {}
-
-impl WipedPage {
-    /// A page whose word is zero; `Ok(None)` if the kernel does not know how to wipe it.
-    pub(crate) fn new() -> io::Result<Option<Self>> {
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: without MAP_FIXED and with a null hint the kernel chooses free addresses: no
-        // existing mapping changes.
-        let start = unsafe { mmap_anonymous(ptr::null_mut(), PAGE, prot, MapFlags::PRIVATE) }?;
-        let Some(start) = NonNull::new(start.cast()) else {
-            return Err(io::ErrorKind::OutOfMemory.into());
-        };
-        // Invariant: just mapped. From here on every return without it unmaps it.
-        let page = Self { start };
-        let range = page.start.as_ptr().cast();
-        // SAFETY: the range is the page mapped above; nothing refers to its bytes, and in this
-        // process they do not change.
-        let advised = unsafe { madvise(range, PAGE, Advice::LinuxWipeOnFork) };
-        Ok(advised.is_ok().then_some(page))
-    }
-
-    #[inline]
-    pub(crate) fn word(&self) -> &MachineU64 {
-        // SAFETY: the mapping lives as long as `self` (invariant) and is readable and writable,
-        // its start aligned to a page; zeros are a valid atomic. A fork wipes it in the child
-        // only, before the child runs.
-        unsafe { self.start.as_ref() }
-    }
-}
-
-impl Drop for WipedPage {
-    fn drop(&mut self) {
-        // A drop neither panics nor reports: at worst the page stays until the process ends.
-        // SAFETY: mapped in `new` with this length, unmapped nowhere else, and no reference
-        // outlives `self`. In a forked child it is the child's own copy of the mapping.
-        let _ = unsafe { munmap(self.start.as_ptr().cast(), PAGE) };
-    }
-}
-
-/// What `question` answers in a forked child.
-#[cfg(test)]
-pub(crate) fn ask_child(question: impl FnOnce() -> bool) -> bool {
-    use nix::{
-        libc,
-        sys::wait::{WaitStatus, waitpid},
-        unistd::{ForkResult, fork},
-    };
-
-    // SAFETY: the child of a process with threads may call only what is async-signal-safe. It
-    // does: the questions of the tests load a word, ask for the pid, or unmap, and then _exit.
-    match unsafe { fork() }.unwrap() {
-        ForkResult::Child => {
-            let code = if question() { 10 } else { 20 };
-            // SAFETY: no precondition; it runs no destructor and does not return.
-            unsafe { libc::_exit(code) }
-        }
-        ForkResult::Parent { child } => match waitpid(child, None).unwrap() {
-            WaitStatus::Exited(_, 10) => true,
-            WaitStatus::Exited(_, 20) => false,
-            other => panic!("the child neither said yes nor no: {other:?}"),
-        },
     }
 }

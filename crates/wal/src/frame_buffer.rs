@@ -1,45 +1,48 @@
-//! [`FrameBuffer`]: the memory of one frame while appenders fill it and while it is written.
+/*!
+The memory of one frame while appenders fill it and while it is written.
 
-use crate::{
-    format::FRAME_HEADER_BYTES,
-    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
-};
-use aligned::{Alignment, Buffer};
+| who | holds | sees |
+|---|---|---|
+| an appender | a [`LentRoom`], from its reservation under the engine's mutex to the end of its copy | its own room |
+| the writer | the [`Buffer`], from the return of the last room to completion | the whole frame |
 
-/// A place for the buffer of one frame.
+Rooms are disjoint by construction and the buffer is had only when none is out, so no byte is ever
+written by two or read while it is written. Lending costs nothing but what the mutex costs anyway;
+giving back is one atomic addition.
+*/
+
+use crate::format::FRAME_HEADER_BYTES;
+use aligned::{Alignment, Buffer, Desk, LentBuffer, LentRoom};
+use std::hint;
+
+/// So often a writer looks for the last room without giving its processor away: a copy of a few
+/// hundred bytes takes less.
+const SPINS: u32 = 100;
+
+/// Begins to lend an empty `buffer`, the room for the frame header taken.
 ///
-/// | who | holds | sees |
-/// |---|---|---|
-/// | an appender | the shared guard, from reservation to the end of its copy | its own room |
-/// | the writer | the exclusive guard, from sealing to completion | the whole frame |
-///
-/// The writer gets its guard only when the last copy has ended, and rooms are disjoint by
-/// construction, so no byte is ever written by two or read while it is written.
-#[derive(Debug, Default)]
-pub(crate) struct FrameBuffer(RwLock<Option<Buffer>>);
+/// # Panics
+/// If the buffer of the frame that had this desk before was not collected.
+pub(crate) fn lend(desk: &Desk, buffer: Buffer) -> LentBuffer {
+    let mut lent = desk.lend(buffer);
+    let header: Option<LentRoom<'_>> = lent.reserve(desk, FRAME_HEADER_BYTES);
+    assert!(header.is_some(), "a frame buffer holds at least a block");
+    lent
+}
 
-impl FrameBuffer {
-    /// Puts an empty `buffer` in place, with room for the frame header taken.
-    ///
-    /// # Panics
-    /// If the buffer of the frame that had this place before is still there.
-    pub(crate) fn install(&self, buffer: Buffer) {
-        let header_fits = buffer.reserve(FRAME_HEADER_BYTES).is_some();
-        assert!(header_fits, "a frame buffer holds at least a block");
-        let mut place = self.0.write();
-        assert!(place.is_none(), "a frame's place is reused only after its buffer has left it");
-        *place = Some(buffer);
-    }
-
-    /// The buffer for appenders: take it in the critical section that reserves, so that the frame
-    /// cannot be sealed in between.
-    pub(crate) fn share(&self) -> RwLockReadGuard<'_, Option<Buffer>> {
-        self.0.read()
-    }
-
-    /// The buffer for the writer: waits for copies that are still going on.
-    pub(crate) fn own(&self) -> RwLockWriteGuard<'_, Option<Buffer>> {
-        self.0.write()
+/// Waits for copies that are still going on; `pause` gives the processor to whoever makes them, and is
+/// told how often it was asked before.
+pub(crate) fn collect(mut lent: LentBuffer, mut pause: impl FnMut(u32)) -> Buffer {
+    let mut turns = 0;
+    loop {
+        if let Some(buffer) = lent.reclaim() {
+            return buffer;
+        }
+        match turns {
+            0..SPINS => hint::spin_loop(),
+            _ => pause(turns - SPINS),
+        }
+        turns = turns.saturating_add(1);
     }
 }
 

@@ -4,11 +4,9 @@
 //! another thread run at each use of it: `tests/interleavings` is built like that, and nothing else.
 
 #[cfg(not(shuttle))]
-pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use parking_lot::{Mutex, MutexGuard};
 #[cfg(shuttle)]
-pub(crate) use scheduled::{
-    LocalCell, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, thread_local,
-};
+pub(crate) use scheduled::{LocalCell, Mutex, MutexGuard, thread_local};
 #[cfg(shuttle)]
 pub(crate) use shuttle::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::atomic::Ordering;
@@ -59,6 +57,14 @@ impl Word {
     }
 }
 
+/// Where the scheduler may let another thread run though nothing is shared here: while a thread holds what
+/// others wait for.
+#[inline(always)]
+pub(crate) fn point() {
+    #[cfg(shuttle)]
+    shuttle::thread::yield_now();
+}
+
 /// How many of those who sleep on a [`Word`] are woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -72,7 +78,6 @@ pub enum Wake {
 /// The scheduler's locks as parking_lot has them: they do not poison.
 #[cfg(shuttle)]
 mod scheduled {
-    pub(crate) use shuttle::sync::{RwLockReadGuard, RwLockWriteGuard};
     use std::{
         cell::Cell,
         ops::{Deref, DerefMut},
@@ -126,19 +131,6 @@ mod scheduled {
     impl<T> DerefMut for MutexGuard<'_, T> {
         fn deref_mut(&mut self) -> &mut T {
             self.held.as_mut().expect("a guard holds its mutex")
-        }
-    }
-
-    #[derive(Debug, Default)]
-    pub(crate) struct RwLock<T>(shuttle::sync::RwLock<T>);
-
-    impl<T> RwLock<T> {
-        pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
-            self.0.read().unwrap_or_else(PoisonError::into_inner)
-        }
-
-        pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
-            self.0.write().unwrap_or_else(PoisonError::into_inner)
         }
     }
 

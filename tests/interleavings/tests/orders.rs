@@ -15,8 +15,8 @@ fn orders_are_explored_with_cfg_loom() {
 
 #[cfg(loom)]
 mod buffers {
-    use aligned::{Alignment, Buffer, Pool, Room};
-    use loom::{cell::UnsafeCell, model::Builder, sync::RwLock, thread};
+    use aligned::{Alignment, Buffer, Desk, Pool};
+    use loom::{cell::UnsafeCell, model::Builder, sync::Mutex, thread};
     use std::sync::Arc;
 
     const BYTES: usize = 512;
@@ -34,9 +34,9 @@ mod buffers {
         }
 
         /// Fails the model if another thread is at the same bytes, or was and this one cannot know.
-        fn write(&self, room: &Room<'_>) {
-            let first = room.offset() / CELL_BYTES;
-            let last = (room.offset() + room.len()).div_ceil(CELL_BYTES);
+        fn write(&self, offset: usize, bytes: usize) {
+            let first = offset / CELL_BYTES;
+            let last = (offset + bytes).div_ceil(CELL_BYTES);
             self.0[first..last].iter().for_each(|cell| cell.with_mut(|_| thread::yield_now()));
         }
 
@@ -57,7 +57,7 @@ mod buffers {
     fn fill(buffer: &Buffer, shadow: &Shadow, bytes: usize) -> usize {
         let Some(mut room) = buffer.reserve(bytes) else { return 0 };
         assert!(room.iter().all(|byte| *byte == 0), "a room begins as zeros");
-        shadow.write(&room);
+        shadow.write(room.offset(), room.len());
         room.fill(1);
         room.len()
     }
@@ -95,28 +95,58 @@ mod buffers {
         rooms(&[&[256], &[128, 128], &[256]], Some(3));
     }
 
-    /// As the engine does it: appenders hold the shared guard while they copy, the writer takes the
-    /// exclusive one. It reads nothing that is still being written, and sees all that was.
-    #[test]
-    fn nobody_reads_while_a_room_is_written() {
-        explore(Some(3), || {
+    /// As the engine does it: appenders take rooms under a lock and fill them outside, the writer takes the
+    /// buffer away under the lock and waits until all rooms are back. It reads nothing that is still being
+    /// written, and sees all that was.
+    fn lent(lengths: &'static [usize], preemptions: Option<usize>) {
+        explore(preemptions, move || {
+            let desk = Desk::new();
             let buffer = Buffer::zeroed(Alignment::SECTOR_512, BYTES).unwrap();
-            let frame = Arc::new(RwLock::new(Some(buffer)));
+            let frame = Arc::new(Mutex::new(Some(desk.lend(buffer))));
             let shadow = Shadow::new();
-            let appenders = [128, 256].map(|bytes| {
-                let (frame, shadow) = (Arc::clone(&frame), Arc::clone(&shadow));
-                thread::spawn(move || {
-                    let shared = frame.read().unwrap();
-                    shared.as_ref().map_or(0, |buffer| fill(buffer, &shadow, bytes))
+            let appenders: Vec<_> = lengths
+                .iter()
+                .map(|bytes| {
+                    let (desk, frame, shadow) = (desk.clone(), Arc::clone(&frame), Arc::clone(&shadow));
+                    thread::spawn(move || {
+                        let mut lent = frame.lock().unwrap();
+                        let Some(lent_buffer) = lent.as_mut() else { return 0 };
+                        let offset = lent_buffer.used();
+                        let mut room = lent_buffer.reserve(&desk, *bytes).unwrap();
+                        drop(lent);
+                        assert!(room.iter().all(|byte| *byte == 0), "a room begins as zeros");
+                        shadow.write(offset, room.len());
+                        room.fill(1);
+                        room.len()
+                    })
                 })
-            });
-            let mut buffer = frame.write().unwrap().take().unwrap();
+                .collect();
+            let mut lent = frame.lock().unwrap().take().unwrap();
+            let mut buffer = loop {
+                match lent.reclaim() {
+                    Some(buffer) => break buffer,
+                    None => thread::yield_now(),
+                }
+            };
             let used = buffer.used();
             shadow.read(used);
             assert!(buffer.padded(Alignment::SECTOR_512)[..used].iter().all(|byte| *byte == 1));
-            let taken: usize = appenders.map(|thread| thread.join().unwrap()).iter().sum();
+            // The desk is free for the next buffer, whose rooms are counted from the start.
+            let mut next = desk.lend(buffer);
+            assert!(next.reclaim().is_some(), "nothing of it is out");
+            let taken: usize = appenders.into_iter().map(|thread| thread.join().unwrap()).sum();
             assert_eq!(used, taken, "who comes later finds no buffer");
         });
+    }
+
+    #[test]
+    fn nobody_reads_while_a_room_is_written() {
+        lent(&[128, 256], Some(3));
+    }
+
+    #[test]
+    fn nobody_reads_while_one_of_three_rooms_is_written() {
+        lent(&[128, 128, 128], Some(2));
     }
 
     /// Each buffer has one holder at a time, who knows all that the holder before did to it, so that none of

@@ -2,7 +2,7 @@
 
 use super::{
     Engine, FILLING,
-    reserve::{Class, FIRST_FRAME_OVERHEAD, Request, RoomWait, Short, advance, take_room, to_u64},
+    reserve::{Class, FIRST_FRAME_OVERHEAD, Grant, Request, RoomWait, Short, advance, to_u64},
     state::Core,
 };
 use crate::{
@@ -12,9 +12,9 @@ use crate::{
         record_bytes,
     },
     io::Storage,
-    sync::MutexGuard,
+    sync::{self, MutexGuard},
 };
-use aligned::Room;
+use aligned::LentRoom;
 use std::{sync::Arc, task::Waker};
 
 /// There is no room just now; the lock is still held.
@@ -101,13 +101,12 @@ impl<S: Storage> Engine<S> {
         loop {
             let mut core = self.core.lock();
             match self.reserve(&mut core, request, wait) {
-                Ok(Ok(grant)) => {
-                    let room = take_room(&grant, request.bytes);
+                Ok(Ok(Grant { room, place })) => {
                     self.leave(core, wait);
-                    self.encode(room, grant.place.lsn, RecordKind::Data, payload.len(), |room| {
+                    self.encode(room, place.lsn, RecordKind::Data, payload.len(), |room| {
                         room.copy_from_slice(payload);
                     });
-                    return Ok(Ok(grant.place));
+                    return Ok(Ok(place));
                 }
                 Ok(Err(Short::Allocation)) => {
                     drop(core);
@@ -151,11 +150,10 @@ impl<S: Storage> Engine<S> {
         };
         let request = self.request_one(length, class)?;
         let mut wait = RoomWait::default();
-        let (grant, core) = self.reserve_waiting(request, &mut wait)?;
-        let room = take_room(&grant, request.bytes);
+        let (Grant { room, place }, core) = self.reserve_waiting(request, &mut wait)?;
         self.leave(core, &mut wait);
-        self.encode(room, grant.place.lsn, kind, length, fill);
-        Ok(grant.place)
+        self.encode(room, place.lsn, kind, length, fill);
+        Ok(place)
     }
 
     /// Appends the records of a batch, which `staged` holds with room for their headers, as
@@ -169,13 +167,11 @@ impl<S: Storage> Engine<S> {
             return Err(self.too_large("batch", staged.len()));
         }
         let mut wait = RoomWait::default();
-        let (grant, core) = self.reserve_waiting(request, &mut wait)?;
-        let mut room = take_room(&grant, request.bytes);
+        let (Grant { mut room, mut place }, core) = self.reserve_waiting(request, &mut wait)?;
         self.leave(core, &mut wait);
         room.copy_from_slice(staged);
-        let mut lsn = grant.place.lsn;
+        let mut lsn = place.lsn;
         let mut rest = &mut room[..];
-        let mut place = grant.place;
         for (index, length) in lengths.iter().enumerate() {
             let bytes = record_bytes(to_usize(*length));
             let (record, after) = rest.split_at_mut(bytes);
@@ -211,15 +207,14 @@ impl<S: Storage> Engine<S> {
         let class = if frees { Class::Checkpoint } else { Class::User };
         let request = self.request_one(length, class)?;
         let mut wait = RoomWait::default();
-        let (grant, mut core) = self.reserve_waiting(request, &mut wait)?;
-        let room = take_room(&grant, request.bytes);
+        let (Grant { room, place }, mut core) = self.reserve_waiting(request, &mut wait)?;
         let accepted = self.check_start_mark(&core, start_mark);
         if accepted.is_ok() {
             let held = core.checkpoint.get_or_insert_with(|| (start_mark, Vec::new()));
             held.0 = start_mark;
             held.1.clear();
             held.1.extend_from_slice(state);
-            core.frame_mut(grant.place.frame).checkpoint = Some(start_mark);
+            core.frame_mut(place.frame).checkpoint = Some(start_mark);
             if planted!("released-before-the-checkpoint") {
                 core.segments.release(start_mark, self.identity.segment_bytes);
                 self.wake_preparer(&mut core)?;
@@ -227,8 +222,8 @@ impl<S: Storage> Engine<S> {
         }
         self.leave(core, &mut wait);
         let kind = if accepted.is_ok() { RecordKind::Checkpoint } else { RecordKind::Void };
-        self.encode(room, grant.place.lsn, kind, length, |room| checkpoint.encode(room));
-        accepted.map(|()| grant.place)
+        self.encode(room, place.lsn, kind, length, |room| checkpoint.encode(room));
+        accepted.map(|()| place)
     }
 
     /// A start mark never falls, and never passes the tail.
@@ -263,7 +258,7 @@ impl<S: Storage> Engine<S> {
     #[inline]
     fn encode(
         &self,
-        mut room: Room<'_>,
+        mut room: LentRoom<'_>,
         lsn: Lsn,
         kind: RecordKind,
         length: usize,
@@ -271,6 +266,7 @@ impl<S: Storage> Engine<S> {
     ) {
         let mut filling = Filling { engine: self, room: &mut room, lsn, length, done: false };
         FILLING.set(true);
+        sync::point();
         fill(&mut filling.room[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + length]);
         format::encode_record(filling.room, self.seed, lsn, kind, length);
         filling.done = true;

@@ -13,6 +13,7 @@ use crate::{
     slots::Segment,
     sync::MutexGuard,
 };
+use aligned::LentBuffer;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
@@ -23,7 +24,6 @@ use std::{
 /// A write that was started: everything it needs without the lock.
 struct Job<S: Storage> {
     frame: u64,
-    index: usize,
     header: [u8; FRAME_HEADER_BYTES],
     segment: Segment<S::File>,
     offset: u64,
@@ -66,22 +66,18 @@ impl<S: Storage> Engine<S> {
 
     /// Writes the sealed frame at the front and acknowledges what became durable by it.
     pub(super) fn write(self: &Arc<Self>, mut core: MutexGuard<'_, Core<S>>, front: u64) {
-        let Some(job) = self.start(&mut core, front) else { return };
+        let Some((job, lent)) = self.start(&mut core, front) else { return };
         drop(core);
         let mut started = Started { engine: self, ended: false };
-        let mut place = self.frames[job.index].buffer.own();
+        let mut buffer = frame_buffer::collect(lent, |turns| self.wait_for_a_copy(turns));
         let before = self.storage.now();
-        let result = match place.as_mut() {
-            Some(buffer) if self.witness.same_process() => {
-                let bytes = frame_buffer::complete(buffer, &job.header, self.block);
-                write_frame(&job.segment.slot.file, bytes, job.offset)
-            }
-            Some(_) => Err(std::io::Error::other("this process did not open the log")),
-            None => Err(std::io::Error::other("a sealed frame lost its buffer")),
+        let result = if self.witness.same_process() {
+            let bytes = frame_buffer::complete(&mut buffer, &job.header, self.block);
+            write_frame(&job.segment.slot.file, bytes, job.offset)
+        } else {
+            Err(std::io::Error::other("this process did not open the log"))
         };
         let time = self.storage.now().saturating_sub(before);
-        let buffer = place.take();
-        drop(place);
         let result = result.map_err(|source| self.write_error(&job, source));
         let frame = job.frame;
         // Before anybody hears of it: who closes the log on that word must find it unlocked, and a
@@ -96,18 +92,19 @@ impl<S: Storage> Engine<S> {
             }
         };
         // Zeroed and given back only now: those who wait for the records need not wait for that.
-        let is_own = buffer.as_ref().is_some_and(|buffer| buffer.pool_index().is_none());
+        let is_own = buffer.pool_index().is_none();
         drop(buffer);
         self.offer_room(is_own);
         self.run_hooks(hooks);
     }
 
     /// Fixes the header of frame `front`, in the order of the log, and counts the write.
-    fn start(&self, core: &mut Core<S>, front: u64) -> Option<Job<S>> {
+    fn start(&self, core: &mut Core<S>, front: u64) -> Option<(Job<S>, LentBuffer)> {
         let segment = core.frame(front).segment.clone()?;
         let index = core.index(front);
         let meta = &mut core.frames[index];
         assert!(meta.stage == Stage::Sealed, "only a sealed frame is written, and once");
+        let buffer = meta.buffer.take()?;
         meta.stage = Stage::Writing;
         let header = FrameHeader {
             lsn: meta.lsn,
@@ -128,7 +125,19 @@ impl<S: Storage> Engine<S> {
         core.unwritten += 1;
         core.in_flight += 1;
         let lease = core.lease.clone();
-        Some(Job { frame: front, index, header: bytes, segment, offset, _lease: lease })
+        let job = Job { frame: front, header: bytes, segment, offset, _lease: lease };
+        Some((job, buffer))
+    }
+
+    /// Somebody still fills a room of the frame that is to be written. A copy needs a processor and
+    /// nothing else; a closure that takes its time is looked for once in a while.
+    fn wait_for_a_copy(&self, turns: u32) {
+        const YIELDS: u32 = 1000;
+        const PAUSE: Duration = Duration::from_micros(100);
+        match turns {
+            0..YIELDS => self.storage.yield_now(),
+            _ => self.storage.sleep(PAUSE),
+        }
     }
 
     /// A write succeeded: the durable mark moves over the frames that are done without a gap.

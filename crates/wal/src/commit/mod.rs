@@ -37,12 +37,11 @@ pub(crate) use wait::Registration;
 use crate::{
     Error, ErrorKind, Lsn, Result,
     format::{Identity, WriterSeed},
-    frame_buffer::FrameBuffer,
     io::{Storage, Wake},
     slots::{FreeSlot, Segment},
     sync::{AtomicU8, AtomicU32, AtomicU64, Mutex, MutexGuard, Word, thread_local},
 };
-use aligned::{Alignment, ForkWitness, Pool};
+use aligned::{Alignment, Desk, ForkWitness, Pool};
 use state::{Committers, Core, FrameMeta, Preparer, RoomQueue, Segments};
 use std::{
     cell::Cell,
@@ -122,7 +121,8 @@ pub(crate) struct Engine<S: Storage> {
 #[derive(Debug, Default)]
 #[repr(align(128))] // two cache lines: neighbours are filled and slept on by different threads
 struct FrameSlot {
-    buffer: FrameBuffer,
+    /// Where appenders give their rooms in the frame's buffer back.
+    desk: Desk,
     /// A place to sleep for those who wait for the frame. What they wait for is the durable mark.
     word: Word,
     /// How many wait for the frame: polled by a committer that lets a cohort join.

@@ -10,10 +10,11 @@ use crate::{
         self, CHECKPOINT_BYTES_MAX, Checkpoint, FRAME_HEADER_BYTES, Purpose, RECORD_HEADER_BYTES,
         RecordKind, record_bytes,
     },
+    frame_buffer,
     io::{Storage, Wake},
-    sync::{MutexGuard, RwLockReadGuard},
+    sync::MutexGuard,
 };
-use aligned::{Buffer, Room};
+use aligned::{Buffer, LentRoom};
 use std::sync::{Arc, atomic::Ordering};
 
 /// What an append asks room for.
@@ -65,10 +66,9 @@ pub(super) enum Short {
     Allocation,
 }
 
-/// Room that was granted. The guard keeps the frame from being written before the copy has ended.
+/// Room that was granted. The frame is not written before it is dropped.
 pub(super) struct Grant<'a> {
-    guard: RwLockReadGuard<'a, Option<Buffer>>,
-    offset: usize,
+    pub(super) room: LentRoom<'a>,
     pub(super) place: Place,
 }
 
@@ -282,6 +282,11 @@ impl<S: Storage> Engine<S> {
         let meta = &mut core.frames[index];
         let offset = meta.used;
         let lsn = advance(meta.lsn, offset);
+        #[expect(clippy::expect_used, reason = "only the start of its write takes it away")]
+        let buffer = meta.buffer.as_mut().expect("an open frame has a buffer");
+        assert!(buffer.used() == offset, "rooms are granted in the order of the log");
+        #[expect(clippy::expect_used, reason = "the frame's capacity is the buffer's length")]
+        let room = buffer.reserve(&self.frames[index].desk, request.bytes).expect("room is there");
         meta.used += request.bytes;
         meta.records += request.records;
         let end = advance(lsn, request.bytes);
@@ -290,9 +295,7 @@ impl<S: Storage> Engine<S> {
         core.appended_frame = frame;
         core.stats.records += u64::from(request.records);
         core.stats.payload_bytes += to_u64(request.payload_bytes);
-        // Nobody owns the buffer of an open frame, so this cannot wait.
-        let guard = self.frames[index].buffer.share();
-        Grant { guard, offset, place: Place { lsn, last_lsn: lsn, end, frame } }
+        Grant { room, place: Place { lsn, last_lsn: lsn, end, frame } }
     }
 
     /// Opens a frame that `request` fits in.
@@ -335,7 +338,7 @@ impl<S: Storage> Engine<S> {
         let frame = core.next;
         let index = ring_index(frame, core.frames.len());
         let capacity = buffer.len();
-        self.frames[index].buffer.install(buffer);
+        let buffer = frame_buffer::lend(&self.frames[index].desk, buffer);
         let segment = core.segments.current().clone();
         let meta = &mut core.frames[index];
         let hooks = std::mem::take(&mut meta.hooks);
@@ -343,6 +346,7 @@ impl<S: Storage> Engine<S> {
             stage: Stage::Open,
             purpose,
             lsn: core.tail,
+            buffer: Some(buffer),
             capacity,
             first_ordinal: core.ordinal,
             segment: Some(segment),
@@ -375,15 +379,13 @@ impl<S: Storage> Engine<S> {
         }
         let request = Request { bytes, records: 1, payload_bytes: 0, class: Class::Checkpoint };
         let appended = (core.appended, core.appended_frame);
-        let grant = self.grant(core, frame, request);
+        let Grant { mut room, place } = self.grant(core, frame, request);
         (core.appended, core.appended_frame) = appended;
-        let mut room = take_room(&grant, bytes);
         if let Some((start_mark, state)) = &core.checkpoint {
             let checkpoint = Checkpoint { start_mark: *start_mark, state };
             let length = checkpoint.payload_bytes();
             checkpoint.encode(&mut room[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + length]);
-            let lsn = grant.place.lsn;
-            format::encode_record(&mut room, self.seed, lsn, RecordKind::Checkpoint, length);
+            format::encode_record(&mut room, self.seed, place.lsn, RecordKind::Checkpoint, length);
         }
     }
 
@@ -417,17 +419,6 @@ impl<S: Storage> Engine<S> {
         core.tail = Lsn::new(core.frame(frame).lsn.get() + bytes);
         core.open = false;
     }
-}
-
-/// The room itself. The buffer's cursor and the frame's `used` move together: both under the lock.
-#[inline]
-pub(super) fn take_room<'a>(grant: &'a Grant<'_>, bytes: usize) -> Room<'a> {
-    #[expect(clippy::expect_used, reason = "a grant is only made where both hold")]
-    let buffer = grant.guard.as_ref().expect("an open frame has a buffer");
-    #[expect(clippy::expect_used, reason = "the frame's capacity is the buffer's length")]
-    let room = buffer.reserve(bytes).expect("granted room is there");
-    assert!(buffer.used() == grant.offset + bytes, "rooms are granted in the order of the log");
-    room
 }
 
 #[inline]

@@ -7,6 +7,7 @@ use crate::{
     io::Storage,
     slots::{FreeSlot, Segment},
 };
+use aligned::LentBuffer;
 use std::{collections::VecDeque, sync::Arc, task::Waker, time::Duration};
 
 /// Everything about the log that changes, behind one mutex.
@@ -141,6 +142,8 @@ pub(super) struct FrameMeta<S: Storage> {
     pub(super) stage: Stage,
     pub(super) purpose: Purpose,
     pub(super) lsn: Lsn,
+    /// Its memory; with the writer once its write is started.
+    pub(super) buffer: Option<LentBuffer>,
     /// What its buffer can hold, header included.
     pub(super) capacity: usize,
     /// What is taken, header included.
@@ -167,6 +170,7 @@ impl<S: Storage> Default for FrameMeta<S> {
             stage: Stage::Done,
             purpose: Purpose::Records,
             lsn: Lsn::ZERO,
+            buffer: None,
             capacity: 0,
             used: FRAME_HEADER_BYTES,
             records: 0,

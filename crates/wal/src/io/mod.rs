@@ -30,9 +30,9 @@ use std::{fmt, io, time::Duration};
 /// What the log runs in: the only source of time, chance and threads, and the place where its threads
 /// sleep until others have done something.
 ///
-/// Beside it, threads meet at locks that are held for a few instructions, and at the lock of a frame's
-/// memory, which whoever writes the frame takes when the last copy into it has ended: a closure given
-/// to [`append_with`](crate::Wal::append_with) is such a copy. So a simulator that runs one thread at a
+/// Beside it, threads meet at locks that are held for a few instructions. Who writes a frame waits for the
+/// copies into it that have not ended, by [`Host::yield_now`] and [`Host::sleep`]: a closure given to
+/// [`append_with`](crate::Wal::append_with) is such a copy. So a simulator that runs one thread at a
 /// time may let another run in every call here and in [`Storage`], but for [`Host::now`],
 /// [`Host::unix_time`], [`Host::random`], [`Host::spawn`] and [`Host::wake`]: these are called with a lock held.
 pub trait Host: Send + Sync + 'static {
