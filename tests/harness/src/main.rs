@@ -17,6 +17,7 @@ command line.
 #![forbid(unsafe_code)]
 
 mod errors;
+mod fuse;
 mod machine;
 mod random;
 mod record;

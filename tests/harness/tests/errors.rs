@@ -67,6 +67,21 @@ fn a_failed_flush_latches() {
 }
 
 #[test]
+fn a_failed_write_ahead_latches() {
+    for found in passes("ext4", "eio-ahead") {
+        let runs = found.as_array().unwrap();
+        assert_eq!(runs.len(), 2, "{found}");
+        // The zeros themselves, then the flush after them.
+        assert!(runs[0]["failed_writes"].as_u64() > Some(0), "{found}");
+        assert!(runs[1]["failed_flushes"].as_u64() > Some(0), "{found}");
+        for run in runs {
+            assert!(run["acknowledged"].as_u64() > Some(0), "{run}");
+            assert!(run["acknowledged"].as_u64() <= run["recovered"].as_u64(), "{run}");
+        }
+    }
+}
+
+#[test]
 fn an_unreadable_frame_is_told() {
     for found in passes("ext4", "eio-read") {
         for run in found.as_array().unwrap() {

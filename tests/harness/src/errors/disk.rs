@@ -1,54 +1,36 @@
 /*!
-A disk that fails as it is told to: a FUSE server with a file `disk`, kept in memory, for a loop
-device, and a file `ctl` that takes a [`Fault`] and gives a [`Tally`].
+A disk that fails as it is told to, kept in memory, with a file `ctl` that takes a [`Fault`] and gives a
+[`Tally`].
 
 It knows what is the log's own by the bytes: a write that holds a block with a frame's magic number is
-a commit, whatever the file system made of its place, and a read is of a frame if the disk holds one
-there. So no extent has to be looked up, and a file system that moves data is no harder than one that
-does not.
+a commit, whatever the file system made of its place, a long one of nothing but zeros is a segment that
+is written ahead, and a read is of a frame if the disk holds one there. So no extent has to be looked
+up, and a file system that moves data is no harder than one that does not.
 */
 
-use crate::machine::die_with_parent;
-use fuser::{
-    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
+use super::fault::{Cache, FRAME_MAGIC, Fault, Step, Tally, Target, Times};
+use crate::{
+    fuse::{self, Zeros},
+    machine::die_with_parent,
 };
-use nix::fcntl::FallocateFlags;
+use fuser::Errno;
 use std::{
-    ffi::OsStr,
-    fmt,
-    io::{self, Write},
+    io,
     ops::Range,
     path::PathBuf,
     process::ExitCode,
-    str::FromStr,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-pub(super) const DISK_NAME: &str = "disk";
 pub(super) const CONTROL_NAME: &str = "ctl";
-
-const DISK: INodeNo = INodeNo(2);
-const CONTROL: INodeNo = INodeNo(3);
-
-/// How long the kernel may believe what it was told about a name: nothing ever changes.
-const BELIEVE: Duration = Duration::from_secs(3600);
 
 const THREADS: usize = 2;
 
 /// Frames and headers stand at multiples of it, on the disk as in their file.
 const BLOCK_BYTES: usize = 4096;
 
-/// What the format gives a frame, a segment header and an identity to begin with.
-const FRAME_MAGIC: &[u8] = b"walF";
-const SEGMENT_MAGIC: &[u8] = b"walSegmt";
-const IDENTITY_MAGIC: &[u8] = b"walIdent";
-
-/// Where a frame has its Lsn, and a segment header its sequence.
-const FRAME_LSN: Range<usize> = 8..16;
-const SEGMENT_SEQUENCE: Range<usize> = 32..40;
+/// No file system writes so many zeros of its own in one piece, once it is made.
+const ZEROS_BYTES_MIN: usize = 32 << 10;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -59,172 +41,11 @@ pub(crate) struct Arguments {
     bytes: u64,
 }
 
-/// What the disk does wrong from now on, besides what it does wrong already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// Nothing any more.
-    Heal,
-    /// Writes of frames answer EIO, and leave what was there.
-    Write(Times),
-    /// Flushes answer EIO, and what they become of what was written since the last one.
-    Flush(Times, Cache),
-    /// Reads of something of the log answer EIO.
-    Read(Target),
-    /// Only so many blocks that were never written may be written; more is ENOSPC.
-    Room(u64),
-}
-
-/// How often.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Times {
-    Once,
-    Always,
-}
-
-/// What becomes of the frames that were written since the last flush, when one fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cache {
-    /// They are on the disk all the same.
-    Kept,
-    /// They are gone, though the disk had taken them.
-    Lost,
-}
-
-/// What cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
-    /// The frame at this Lsn.
-    Frame(u64),
-    /// The header of this segment.
-    Segment(u64),
-    /// The identity.
-    Identity,
-}
-
-/// How often the disk said no, since it began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    pub(super) writes: u64,
-    pub(super) flushes: u64,
-    pub(super) reads: u64,
-    pub(super) refusals: u64,
-}
-
-impl fmt::Display for Times {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Once => "once",
-            Self::Always => "always",
-        })
-    }
-}
-
-impl fmt::Display for Cache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Kept => "kept",
-            Self::Lost => "lost",
-        })
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Frame(lsn) => write!(f, "frame {lsn}"),
-            Self::Segment(sequence) => write!(f, "segment {sequence}"),
-            Self::Identity => f.write_str("identity"),
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Heal => f.write_str("heal"),
-            Self::Write(times) => write!(f, "write {times}"),
-            Self::Flush(times, cache) => write!(f, "flush {times} {cache}"),
-            Self::Read(target) => write!(f, "read {target}"),
-            Self::Room(blocks) => write!(f, "room {blocks}"),
-        }
-    }
-}
-
-impl Times {
-    fn parse(word: &str) -> Option<Self> {
-        [Self::Once, Self::Always].into_iter().find(|times| times.to_string() == word)
-    }
-}
-
-impl FromStr for Fault {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let words: Vec<_> = text.split_whitespace().collect();
-        let number = |word: &str| word.parse::<u64>().map_err(drop);
-        Ok(match words[..] {
-            ["heal"] => Self::Heal,
-            ["write", times] => Self::Write(Times::parse(times).ok_or(())?),
-            ["flush", times, cache] => {
-                let cache = [Cache::Kept, Cache::Lost]
-                    .into_iter()
-                    .find(|known| known.to_string() == cache)
-                    .ok_or(())?;
-                Self::Flush(Times::parse(times).ok_or(())?, cache)
-            }
-            ["read", "frame", lsn] => Self::Read(Target::Frame(number(lsn)?)),
-            ["read", "segment", sequence] => Self::Read(Target::Segment(number(sequence)?)),
-            ["read", "identity"] => Self::Read(Target::Identity),
-            ["room", blocks] => Self::Room(number(blocks)?),
-            _ => return Err(()),
-        })
-    }
-}
-
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { writes, flushes, reads, refusals } = self;
-        writeln!(f, "{writes} {flushes} {reads} {refusals}")
-    }
-}
-
-impl FromStr for Tally {
-    type Err = io::Error;
-
-    fn from_str(text: &str) -> io::Result<Self> {
-        let numbers: Result<Vec<u64>, _> = text.split_whitespace().map(str::parse).collect();
-        match numbers.as_deref() {
-            Ok(&[writes, flushes, reads, refusals]) => {
-                Ok(Self { writes, flushes, reads, refusals })
-            }
-            _ => Err(io::Error::other(format!("not the tally of a disk: {text:?}"))),
-        }
-    }
-}
-
-impl Target {
-    fn is_in(self, block: &[u8]) -> bool {
-        let number = |range: Range<usize>| {
-            block.get(range).and_then(<[u8]>::first_chunk).map(|bytes| u64::from_le_bytes(*bytes))
-        };
-        match self {
-            Self::Frame(lsn) => block.starts_with(FRAME_MAGIC) && number(FRAME_LSN) == Some(lsn),
-            Self::Segment(sequence) => {
-                block.starts_with(SEGMENT_MAGIC) && number(SEGMENT_SEQUENCE) == Some(sequence)
-            }
-            Self::Identity => block.starts_with(IDENTITY_MAGIC),
-        }
-    }
-}
-
 /// Serves until somebody unmounts. Says `ready` when it is mounted.
 pub(crate) fn serve(arguments: &Arguments) -> io::Result<ExitCode> {
     die_with_parent()?;
     let bytes = usize::try_from(arguments.bytes).map_err(io::Error::other)?;
-    let mut config = Config::default();
-    config.mount_options = vec![MountOption::FSName("wal-harness".to_owned())];
-    config.n_threads = Some(THREADS);
-    fuser::mount(Disk(Mutex::new(State::new(bytes))), &arguments.at, &config)?;
+    fuse::serve(Disk(Mutex::new(State::new(bytes))), &arguments.at, THREADS)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -242,6 +63,9 @@ struct State {
     flush: Option<(Times, Cache)>,
     read: Option<Target>,
     room: Option<u64>,
+    zeros: Option<Step>,
+    /// Zeros were written ahead that no flush has met.
+    has_zeros: bool,
     tally: Tally,
 }
 
@@ -255,6 +79,8 @@ impl State {
             flush: None,
             read: None,
             room: None,
+            zeros: None,
+            has_zeros: false,
             tally: Tally::default(),
         }
     }
@@ -263,11 +89,13 @@ impl State {
         match fault {
             Fault::Heal => {
                 (self.write, self.flush, self.read, self.room) = (None, None, None, None);
+                (self.zeros, self.has_zeros) = (None, false);
             }
             Fault::Write(times) => self.write = Some(times),
             Fault::Flush(times, cache) => self.flush = Some((times, cache)),
             Fault::Read(target) => self.read = Some(target),
             Fault::Room(blocks) => self.room = Some(blocks),
+            Fault::Zeros(step) => self.zeros = Some(step),
         }
     }
 
@@ -302,6 +130,12 @@ impl State {
             self.tally.writes += 1;
             return Err(Errno::EIO);
         }
+        let is_ahead = data.len() >= ZEROS_BYTES_MIN && data.iter().all(|byte| *byte == 0);
+        if is_ahead && self.zeros == Some(Step::Write) {
+            self.tally.writes += 1;
+            return Err(Errno::EIO);
+        }
+        self.has_zeros |= is_ahead && self.zeros == Some(Step::Sync);
         self.take_room(&range)?;
         if is_frame {
             self.unflushed.push((range.start, self.bytes[range.clone()].to_vec()));
@@ -328,10 +162,10 @@ impl State {
     }
 
     /// Zeros: with room of their own, or, where they are a hole, without.
-    fn zero(&mut self, offset: u64, length: u64, is_hole: bool) -> Result<(), Errno> {
+    fn zero(&mut self, offset: u64, length: u64, zeros: Zeros) -> Result<(), Errno> {
         let length = usize::try_from(length).map_err(|_| Errno::EINVAL)?;
         let range = self.range(offset, length)?;
-        if is_hole {
+        if zeros == Zeros::Hole {
             let blocks = range.start.div_ceil(BLOCK_BYTES)..range.end / BLOCK_BYTES;
             if blocks.start < blocks.end {
                 self.written[blocks].fill(false);
@@ -344,6 +178,11 @@ impl State {
     }
 
     fn flush(&mut self) -> Result<(), Errno> {
+        if self.has_zeros {
+            (self.zeros, self.has_zeros) = (None, false);
+            self.tally.flushes += 1;
+            return Err(Errno::EIO);
+        }
         let Some((times, cache)) = self.flush else {
             self.unflushed.clear();
             return Ok(());
@@ -367,208 +206,51 @@ impl Disk {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn attributes(&self, inode: INodeNo) -> Option<FileAttr> {
-        let (kind, size) = match inode {
-            INodeNo::ROOT => (FileType::Directory, 0),
-            DISK => (FileType::RegularFile, self.state().bytes.len()),
-            CONTROL => (FileType::RegularFile, 0),
-            _ => return None,
-        };
-        Some(FileAttr {
-            ino: inode,
-            size: u64::try_from(size).ok()?,
-            blocks: 0,
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            crtime: UNIX_EPOCH,
-            kind,
-            perm: 0o700,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            flags: 0,
-            blksize: 4096,
-        })
+impl fuse::Disk for Disk {
+    const BESIDE_NAME: &'static str = CONTROL_NAME;
+
+    fn bytes(&self) -> usize {
+        self.state().bytes.len()
     }
 
-    fn control(&self, data: &[u8]) -> Result<(), Errno> {
+    fn read(&self, offset: u64, length: usize, answer: impl FnOnce(Result<&[u8], Errno>)) {
+        answer(self.state().read(offset, length));
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        self.state().write(offset, data)
+    }
+
+    fn zero(&self, offset: u64, length: u64, zeros: Zeros) -> Result<(), Errno> {
+        self.state().zero(offset, length, zeros)
+    }
+
+    fn flush(&self) -> Result<(), Errno> {
+        self.state().flush()
+    }
+
+    fn tell(&self, data: &[u8]) -> Result<(), Errno> {
         let text = std::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
         self.state().obey(text.parse().map_err(|()| Errno::EINVAL)?);
         Ok(())
     }
-}
 
-impl Filesystem for Disk {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Without it the loop device waits for each write before it sends the next.
-        config.add_capabilities(InitFlags::FUSE_ASYNC_DIO).map_err(|_| {
-            io::Error::new(io::ErrorKind::Unsupported, "the kernel has no asynchronous direct I/O")
-        })?;
-        let _ = config.set_max_background(64);
-        // It is mounted by now: whoever opens a file waits for the end of this call.
-        let mut out = io::stdout();
-        writeln!(out, "ready")?;
-        out.flush()
-    }
-
-    fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let inode = match name.to_str() {
-            Some(DISK_NAME) => DISK,
-            Some(CONTROL_NAME) => CONTROL,
-            _ => return reply.error(Errno::ENOENT),
-        };
-        match self.attributes(inode) {
-            Some(attributes) => reply.entry(&BELIEVE, &attributes, Generation(0)),
-            None => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.attributes(inode) {
-            Some(attributes) => reply.attr(&BELIEVE, &attributes),
-            None => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn setattr(
-        &self,
-        _: &Request,
-        inode: INodeNo,
-        _: Option<u32>,
-        _: Option<u32>,
-        _: Option<u32>,
-        _: Option<u64>,
-        _: Option<TimeOrNow>,
-        _: Option<TimeOrNow>,
-        _: Option<SystemTime>,
-        _: Option<FileHandle>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<fuser::BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        match self.attributes(inode) {
-            Some(attributes) => reply.attr(&BELIEVE, &attributes),
-            None => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-        reply.opened(FileHandle(0), flags);
-    }
-
-    fn read(
-        &self,
-        _: &Request,
-        inode: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let mut state = self.state();
-        if inode == CONTROL {
-            let text = state.tally.to_string();
-            return reply.data(if offset == 0 { text.as_bytes() } else { &[] });
-        }
-        match state.read(offset, usize::try_from(size).unwrap_or(usize::MAX)) {
-            Ok(bytes) => reply.data(bytes),
-            Err(error) => reply.error(error),
-        }
-    }
-
-    fn write(
-        &self,
-        _: &Request,
-        inode: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        data: &[u8],
-        _: WriteFlags,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let Ok(length) = u32::try_from(data.len()) else { return reply.error(Errno::EINVAL) };
-        let done = match inode {
-            CONTROL => self.control(data),
-            _ => self.state().write(offset, data),
-        };
-        match done {
-            Ok(()) => reply.written(length),
-            Err(error) => reply.error(error),
-        }
-    }
-
-    fn fsync(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        let done = if inode == DISK { self.state().flush() } else { Ok(()) };
-        match done {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(error),
-        }
-    }
-
-    fn fallocate(
-        &self,
-        _: &Request,
-        inode: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        let mode = FallocateFlags::from_bits_truncate(mode);
-        let is_hole = mode.contains(FallocateFlags::FALLOC_FL_PUNCH_HOLE);
-        if inode != DISK || !(is_hole || mode.contains(FallocateFlags::FALLOC_FL_ZERO_RANGE)) {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
-        match self.state().zero(offset, length, is_hole) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(error),
-        }
-    }
-
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
+    fn say(&self) -> String {
+        self.state().tally.to_string()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::fault::FRAME_LSN, *};
 
     fn frame(lsn: u64) -> Vec<u8> {
         let mut block = vec![7; BLOCK_BYTES];
         block[..4].copy_from_slice(FRAME_MAGIC);
         block[FRAME_LSN].copy_from_slice(&lsn.to_le_bytes());
         block
-    }
-
-    #[test]
-    fn a_fault_is_understood_as_it_is_written() {
-        let faults = [
-            Fault::Heal,
-            Fault::Write(Times::Always),
-            Fault::Flush(Times::Once, Cache::Lost),
-            Fault::Read(Target::Frame(4096)),
-            Fault::Read(Target::Segment(3)),
-            Fault::Read(Target::Identity),
-            Fault::Room(9),
-        ];
-        for fault in faults {
-            assert_eq!(fault.to_string().parse(), Ok(fault));
-        }
-        assert_eq!("flush".parse::<Fault>(), Err(()));
-        let tally = Tally { writes: 1, flushes: 2, reads: 3, refusals: 4 };
-        assert_eq!(tally.to_string().parse::<Tally>().unwrap(), tally);
     }
 
     #[test]
@@ -609,8 +291,23 @@ mod tests {
         assert!(state.write(0, &[2; 2 * BLOCK_BYTES]).is_ok());
         assert!(state.write(0, &[3; 2 * BLOCK_BYTES]).is_ok());
         assert!(state.write(8192, &[2; BLOCK_BYTES]).is_err());
-        state.zero(0, 4096, true).unwrap();
+        state.zero(0, 4096, Zeros::Hole).unwrap();
         assert!(state.write(0, &[4; BLOCK_BYTES]).is_err());
         assert_eq!(state.tally.refusals, 2);
+    }
+
+    #[test]
+    fn what_is_written_ahead_fails_by_its_zeros() {
+        let mut state = State::new(16 * BLOCK_BYTES);
+        let zeros = [0; ZEROS_BYTES_MIN];
+        state.obey(Fault::Zeros(Step::Write));
+        assert!(state.write(0, &zeros).is_err());
+        assert!(state.write(0, &zeros[..BLOCK_BYTES]).is_ok());
+        assert!(state.write(0, &[1; ZEROS_BYTES_MIN]).is_ok());
+        state.obey(Fault::Zeros(Step::Sync));
+        assert!(state.flush().is_ok());
+        assert!(state.write(0, &zeros).is_ok());
+        assert!(state.flush().is_err());
+        assert!(state.flush().is_ok());
     }
 }

@@ -1,13 +1,15 @@
 //! The disk answers EIO to writes and flushes in the midst of the work.
 
 use super::{
-    Scene, Stop,
-    disk::{Cache, Fault, Times},
-    expect,
+    Scene, Stop, expect,
+    fault::{Cache, Fault, Step, Times},
 };
 use serde_json::{Value, json};
 
 const RECORDS: u64 = 400;
+/// Enough for a segment more than are prepared when a log begins.
+const RECORDS_AHEAD: u64 = 4000;
+const SEGMENT_BYTES_AHEAD: u64 = 128 << 10;
 /// So many records are durable before the disk begins to fail.
 const AFTER: u64 = 60;
 /// A flush that fails may be one of the file system's own, which the log need not hear of.
@@ -54,11 +56,43 @@ pub(super) fn flush(scene: &Scene<'_>) -> Result<Value, Stop> {
     Ok(Value::Array(found))
 }
 
+/// The disk answers EIO to the zeros that are written ahead into the next slot, or to the flush after
+/// them. Nobody waits for that write, and no record depends on it yet; but the next one goes to the same
+/// device, and what an error left there nobody knows: the log latches. Everything acknowledged before is
+/// read on where the file system still reads, and is there after a new open on the healed disk, which
+/// prepares the slot anew and goes on.
+pub(super) fn ahead(scene: &Scene<'_>) -> Result<Value, Stop> {
+    let mut found = Vec::new();
+    // What is written is answered to who wrote it, at once; a flush may be somebody else's.
+    for (step, attempts) in [(Step::Write, 1), (Step::Sync, ATTEMPTS_MAX)] {
+        let latched = (0..attempts).find_map(|attempt| {
+            let name = format!("{step}-{attempt}");
+            latch(scene, &name, Fault::Zeros(step)).transpose()
+        });
+        let Some(latched) = latched else {
+            let text = format!("a {step} ahead failed, {attempts} times, and nobody was told");
+            return Err(Stop::Bad(text));
+        };
+        found.push(latched?);
+    }
+    Ok(Value::Array(found))
+}
+
 /// Has the disk fail and holds the log to its word. `None` if the log never heard of it; then too it
 /// must have kept what it promised.
 fn latch(scene: &Scene<'_>, name: &str, fault: Fault) -> Result<Option<Value>, Stop> {
     let mut stand = scene.stand_as(name, super::Build::of(scene.file_system))?;
-    let work = scene.work(&stand, "log", RECORDS);
+    let is_ahead = matches!(fault, Fault::Zeros(_));
+    let work = if is_ahead {
+        scene.work(&stand, "log", RECORDS_AHEAD).with_segment_bytes(SEGMENT_BYTES_AHEAD)
+    } else {
+        scene.work(&stand, "log", RECORDS)
+    };
+    // A file system that could not write its own tables need not read either.
+    let check_readable = |wal: &_| match is_ahead {
+        true => work.check_readable_where_possible(wal).map(drop),
+        false => work.check_readable(wal),
+    };
     let wal = work.open()?;
     let ended = work.together(&wal, AFTER, || stand.fault(fault))?;
     let tally = stand.tally()?;
@@ -66,11 +100,11 @@ fn latch(scene: &Scene<'_>, name: &str, fault: Fault) -> Result<Option<Value>, S
     let is_latched = ended.iter().any(|ended| ended.error().is_some());
     let error = if is_latched {
         let error = work.check_latched(&wal, &ended)?;
-        work.check_readable(&wal)?;
+        check_readable(&wal)?;
         // A disk that is well again changes nothing for this handle.
         stand.fault(Fault::Heal)?;
         work.check_latched(&wal, &ended)?;
-        work.check_readable(&wal)?;
+        check_readable(&wal)?;
         Some(error.to_string())
     } else {
         None

@@ -2,7 +2,7 @@
 `wal-harness errors`: what the log makes of a stack that says no.
 
 Each case is a log on a real file system, that on a loop device, that on a disk that fails as it is
-told to ([`disk`], [`stand`]); or a full file system, a limit of the process, a killed process. Records
+told to ([`fault`], [`disk`], [`stand`]); or a full file system, a limit of the process, a killed process. Records
 are appended from several threads ([`work`]) and what was promised is held against what is found
 ([`ledger`]).
 
@@ -11,6 +11,7 @@ What it does not see: a disk that answers wrong bytes, and one that never answer
 
 mod disk;
 mod eio;
+mod fault;
 mod kill;
 mod ledger;
 mod lethal;
@@ -95,6 +96,7 @@ const DSYNC: &[Method] = &[Method::Dsync];
 const CASES: &[Case] = &[
     Case { name: "eio-write-range", run: eio::write, file_systems: ALL, methods: BOTH },
     Case { name: "eio-flush", run: eio::flush, file_systems: ALL, methods: BOTH },
+    Case { name: "eio-ahead", run: eio::ahead, file_systems: ALL, methods: BOTH },
     Case { name: "eio-read", run: reading::tail, file_systems: ALL, methods: DSYNC },
     Case { name: "eio-read-header", run: reading::header, file_systems: ALL, methods: DSYNC },
     Case { name: "thin-enospc", run: space::thin, file_systems: ALL, methods: BOTH },

@@ -1,9 +1,8 @@
 //! The disk answers EIO to reads when the log is opened.
 
 use super::{
-    Scene, Stop,
-    disk::{Fault, Target},
-    expect,
+    Scene, Stop, expect,
+    fault::{Fault, Target},
     stand::Stand,
     work::Work,
 };

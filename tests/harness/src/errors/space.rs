@@ -1,6 +1,6 @@
 //! There is no room: on a disk that promised some, and in a file system.
 
-use super::{Scene, Stop, disk::Fault, expect, stand::Stand, work::Ended};
+use super::{Scene, Stop, expect, fault::Fault, stand::Stand, work::Ended};
 use crate::record::FileSystem;
 use rustix::fs::FallocateFlags;
 use serde_json::{Value, json};

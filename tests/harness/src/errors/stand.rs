@@ -1,17 +1,19 @@
 //! [`Stand`]: a file system that is mounted on a disk that fails as it is told to.
 
-use super::disk::{CONTROL_NAME, DISK_NAME, Fault, Tally};
+use super::{
+    disk::CONTROL_NAME,
+    fault::{Fault, Tally},
+};
 use crate::{
+    fuse::Server,
     machine::{Direct, LoopDevice, Mounted, Place, run_program},
     record::FileSystem,
 };
 use std::{
-    env, fs,
+    fs,
     fs::OpenOptions,
-    io::{self, BufRead, BufReader, Write},
-    os::unix::process::CommandExt,
+    io::{self, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
 };
 
 /// How a stand differs from the usual one.
@@ -46,10 +48,11 @@ pub(super) struct Stand {
 impl Stand {
     pub(super) fn new(place: &Place, name: &str, build: Build) -> io::Result<Self> {
         let Build { file_system, bytes, .. } = build;
-        let disk = Server::start(
-            place.mount_point(&format!("{name}-disk"))?,
-            bytes.unwrap_or(file_system.disk_bytes()),
-        )?;
+        let bytes = bytes.unwrap_or(file_system.disk_bytes()).to_string();
+        let disk = place.mount_point(&format!("{name}-disk"))?;
+        let disk = Server::start("faulty-disk", disk, |command| {
+            command.args(["--bytes", &bytes]);
+        })?;
         let at = place.mount_point(&format!("{name}-mounted"))?;
         let mut stand = Self { mounted: None, disk, build, device: String::new(), at };
         let mut device = stand.attach()?;
@@ -61,7 +64,7 @@ impl Stand {
     }
 
     fn attach(&self) -> io::Result<LoopDevice> {
-        let device = LoopDevice::attach(&self.disk.at.join(DISK_NAME), Direct::Yes)?;
+        let device = LoopDevice::attach(&self.disk.disk(), Direct::Yes)?;
         if self.build.sector_bytes != 512 {
             let bytes = self.build.sector_bytes.to_string();
             run_program("losetup", &["--sector-size", &bytes, device.path()])?;
@@ -104,49 +107,12 @@ impl Stand {
 
     /// Tells the disk what to do wrong.
     pub(super) fn fault(&self, fault: Fault) -> io::Result<()> {
-        let mut control = OpenOptions::new().write(true).open(self.disk.at.join(CONTROL_NAME))?;
+        let mut control = OpenOptions::new().write(true).open(self.disk.at().join(CONTROL_NAME))?;
         control.write_all(fault.to_string().as_bytes())
     }
 
     /// What the disk did wrong so far.
     pub(super) fn tally(&self) -> io::Result<Tally> {
-        fs::read_to_string(self.disk.at.join(CONTROL_NAME))?.parse()
-    }
-}
-
-/// The process that plays the disk.
-#[derive(Debug)]
-struct Server {
-    child: Child,
-    at: PathBuf,
-    mounted: Option<Mounted>,
-}
-
-impl Server {
-    fn start(at: PathBuf, bytes: u64) -> io::Result<Self> {
-        let mut command = Command::new(env::current_exe()?);
-        command.arg("faulty-disk").arg(&at).args(["--bytes", &bytes.to_string()]);
-        // Its own group: an interruption from the terminal is for the harness.
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
-        let mut child = command.spawn()?;
-        let mut answer = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout).read_line(&mut answer)?;
-        }
-        if answer.trim() != "ready" {
-            child.kill()?;
-            return Err(io::Error::other(format!("the disk ended with {}", child.wait()?)));
-        }
-        let mounted = Some(Mounted::adopt(&at));
-        Ok(Self { child, at, mounted })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // The loop device may need a moment to let go, for which the unmount waits.
-        self.mounted = None;
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        fs::read_to_string(self.disk.at().join(CONTROL_NAME))?.parse()
     }
 }

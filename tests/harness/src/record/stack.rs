@@ -3,18 +3,21 @@
 use super::{
     SubjectKind,
     case::Run,
-    disk::{DISK_NAME, MARK_NAME},
+    disk::MARK_NAME,
     event::{Event, Recording},
     window::START,
 };
-use crate::machine::{Direct, LoopDevice, Mounted, Place, run_program};
+use crate::{
+    fuse::Server,
+    machine::{Direct, LoopDevice, Mounted, Place, run_program},
+};
 use std::{
-    env, fmt, fs,
+    fmt, fs,
     fs::OpenOptions,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, Write},
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
@@ -109,9 +112,9 @@ pub(super) fn record(
     image: Option<&Path>,
 ) -> io::Result<Recording> {
     let path = place.in_memory(&format!("{name}.raw"));
-    let mut disk = Disk::start(place, run, name, &path, image)?;
+    let mut disk = start(place, run, name, &path, image)?;
     let made = if image.is_some() { Made::Already } else { Made::Now };
-    let outcome = record_on(&disk.at, place, run, name, made);
+    let outcome = record_on(&disk, place, run, name, made);
     disk.stop()?;
     outcome?;
     let Recording { events, .. } = Recording::load(&path)?;
@@ -129,8 +132,8 @@ enum Made {
     Already,
 }
 
-fn record_on(disk: &Path, place: &Place, run: &Run, name: &str, made: Made) -> io::Result<()> {
-    let mut device = LoopDevice::attach(&disk.join(DISK_NAME), Direct::Yes)?;
+fn record_on(disk: &Server, place: &Place, run: &Run, name: &str, made: Made) -> io::Result<()> {
+    let mut device = LoopDevice::attach(&disk.disk(), Direct::Yes)?;
     let file_system = run.file_system;
     if made == Made::Now {
         let arguments = [file_system.arguments(), &[device.path()]].concat();
@@ -141,7 +144,7 @@ fn record_on(disk: &Path, place: &Place, run: &Run, name: &str, made: Made) -> i
     // From here on it goes with the mount.
     device.detach()?;
     rustix::fs::syncfs(fs::File::open(&at)?)?;
-    let marks = disk.join(MARK_NAME);
+    let marks = disk.at().join(MARK_NAME);
     OpenOptions::new().append(true).open(&marks)?.write_all(START.as_bytes())?;
     let outcome = run_subject(run, &at.join(LOG_NAME), &marks);
     mounted.unmount()?;
@@ -182,62 +185,21 @@ fn run_subject(run: &Run, log: &Path, marks: &Path) -> io::Result<()> {
     }
 }
 
-/// The process that plays the disk.
-struct Disk {
-    child: Child,
-    at: PathBuf,
-    mounted: Option<Mounted>,
-}
-
-impl Disk {
-    fn start(
-        place: &Place,
-        run: &Run,
-        name: &str,
-        recording: &Path,
-        image: Option<&Path>,
-    ) -> io::Result<Self> {
-        let at = place.mount_point(&format!("{name}-disk"))?;
-        let mut command = Command::new(env::current_exe()?);
-        command.arg("disk").arg(&at).arg(recording);
+/// Starts the process that plays the disk.
+fn start(
+    place: &Place,
+    run: &Run,
+    name: &str,
+    recording: &Path,
+    image: Option<&Path>,
+) -> io::Result<Server> {
+    let at = place.mount_point(&format!("{name}-disk"))?;
+    Server::start("disk", at, |command| {
+        command.arg(recording);
         command.args(["--bytes", &run.file_system.disk_bytes().to_string()]);
         command.args(["--seed", &run.seed.to_string()]);
         if let Some(image) = image {
             command.arg("--image").arg(image);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
-        let mut child = command.spawn()?;
-        let mut answer = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout).read_line(&mut answer)?;
-        }
-        if answer.trim() != "ready" {
-            child.kill()?;
-            return Err(io::Error::other(format!("the disk ended with {}", child.wait()?)));
-        }
-        let mounted = Some(Mounted::adopt(&at));
-        Ok(Self { child, at, mounted })
-    }
-
-    /// Unmounts it, and waits until the recording is there.
-    fn stop(&mut self) -> io::Result<()> {
-        if let Some(mounted) = self.mounted.take() {
-            mounted.unmount()?;
-        }
-        let status = self.child.wait()?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(io::Error::other(format!("the disk ended with {status}")))
-        }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        if self.mounted.take().is_some() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
+    })
 }

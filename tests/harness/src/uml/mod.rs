@@ -43,6 +43,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+const PROGRAMS: [&str; 4] = ["losetup", "setpriv", "mkfs.ext4", "mkfs.xfs"];
 const FILE_SYSTEMS: [FileSystem; 2] = [FileSystem::Ext4, FileSystem::Xfs];
 const METHODS: [Method; 2] = [Method::Dsync, Method::Sync];
 
@@ -91,10 +92,15 @@ enum Outcome {
     Bad(String),
 }
 
+/// What keeps a kernel from dying here, if anything does; none is fetched.
+pub(crate) fn missing_here() -> Option<String> {
+    let missing = missing(&PROGRAMS).map(|what| format!("no {what} here"));
+    missing.or_else(|| Kernel::find(None, false).err())
+}
+
 pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
     let skipped_status = ExitCode::from(if arguments.require { EXIT_SKIPPED } else { 0 });
-    let programs = ["losetup", "setpriv", "mkfs.ext4", "mkfs.xfs"];
-    if let Some(what) = missing(&programs) {
+    if let Some(what) = missing(&PROGRAMS) {
         skip(format_args!("uml: no {what} here"));
         return Ok(skipped_status);
     }
