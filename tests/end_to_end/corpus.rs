@@ -30,6 +30,24 @@ const EVERY_VERDICT: &[&str] = &[
 const DECODED: &[&str] = &["an identity", "a segment header", "a frame header", "created"];
 const RECOVERED: &[&str] = &["corrupt further on", "corrupt: segment missing", "forged"];
 
+const OPERATED: &[&str] = &[
+    "died in a call",
+    "died between calls",
+    "a torn tail",
+    "a clean close",
+    "a checkpoint",
+    "more than one segment",
+    "found what nobody was told of",
+    "lost what nobody was told of",
+    "latched",
+    "an open failed",
+    "called back",
+    "given up",
+    "read to the end",
+    "followed to the end",
+    "somebody else looked",
+];
+
 /// The inputs of `target` in `fuzz/corpus` or `fuzz/findings`, in order.
 fn inputs(folder: &str, target: &str) -> Vec<PathBuf> {
     let folder = root().join("fuzz").join(folder).join(target);
@@ -78,6 +96,15 @@ fn corpus_of_decode_is_harmless() {
 fn corpus_of_recover_keeps_its_promises() {
     let reached = replay("recover");
     for name in EVERY_VERDICT.iter().chain(RECOVERED) {
+        assert!(reached.contains(name), "no input reaches: {name}");
+    }
+}
+
+/// Lives of a log on a disk that fails and loses power, as a fuzzer thought of them.
+#[test]
+fn corpus_of_operations_keeps_its_promises() {
+    let reached = replay("operations");
+    for name in OPERATED {
         assert!(reached.contains(name), "no input reaches: {name}");
     }
 }

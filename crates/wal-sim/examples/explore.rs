@@ -1,5 +1,5 @@
-//! Explores the log itself: `--states N --seed S --threads N --json`. Ends with 1 if a state
-//! does not recover, and says which.
+//! Explores the log itself: `--states N --seed S --threads N --json --silent`. Ends with 1 if
+//! a state does not recover, and says which. With `--silent` the disk also does wrong without a word.
 
 #![expect(clippy::print_stdout, reason = "this is a command")]
 
@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         .states(number("--states", 300_000))
         .steps(80)
         .threads(usize::try_from(number("--threads", 2)).unwrap_or(1));
+    let is_silent = arguments.iter().any(|argument| argument == "--silent");
+    let explorer = if is_silent { explorer.silent() } else { explorer };
     let program = LogProgram::new(|disk| disk);
     let outcome = program.explore(&explorer);
     let seconds = start.elapsed().as_secs_f64();

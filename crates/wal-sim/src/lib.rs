@@ -150,6 +150,8 @@ println!("{failure}"); // ends with the line to set WAL_SIM_REPLAY to
 | the power fails again while the program recovers | [`Explorer::deaths`] |
 | `EIO`, `ENOSPC`, a write cut short | at any call, once, several times, or for good: [`Fault`] |
 | a failed sync | forgets some of what was cached, also for those who read on; the next one answers `Ok` |
+| a page cache that differs from the device | after a failed sync it says what was written, the device what was there before: [`DiskOptions::cached`] |
+| zeros written in one call | [`DiskOptions::write_zeroes`] |
 | a flush that lies, a write that is lost or goes elsewhere | [`Effect::Lie`], [`Effect::Lost`], [`Effect::Misdirected`] |
 | bit rot | [`Disk::rot`], [`Image::flip`] |
 | a slow disk, one that hangs | in virtual time: [`Effect::Late`], [`Effect::Hang`]; the latencies of whole classes of devices: [`Slow`] |
@@ -159,12 +161,13 @@ println!("{failure}"); // ends with the line to set WAL_SIM_REPLAY to
 # What is not
 
 * A file system whose own structures are damaged, or that becomes read-only.
-* A page cache that differs from the device: what is read is what was written last, but for what a
-  failed sync forgot. A program that reads back unsynced bytes and then promises them is found after a
-  crash of the process only by way of a later power cut.
+* Names that a failed sync of the directory forgot: they stay pending.
+* A crash of the process alone that leaves another picture than the cache has: a program that reads back
+  unsynced bytes and then promises them is found only by way of a later power cut.
 * Two writes to the same sectors at once: they take effect in the order in which they began.
 * Memory that changes by itself, and races between two switch points.
-* Interrupted and continued system calls: the log's seam is above them.
+* Interrupted (`EINTR`) and continued system calls: the log's real storage calls again by itself, below
+  this seam. A write that ends short for good is [`Effect::Short`].
 
 # Where to look
 
@@ -186,7 +189,7 @@ mod world;
 
 pub use device::{Device, Slow, SlowFile};
 pub use disk::{Disk, DiskFile, DiskLock, DiskOptions, Effect, Fault, Image, Sector, Verb};
-pub use explore::{Coverage, Explorer, Failure, Life, Place, REPLAY_VARIABLE};
+pub use explore::{Coverage, Damage, Explorer, Failure, Life, Place, REPLAY_VARIABLE};
 pub use model::{Model, Recovered, Said};
 pub use program::LogProgram;
 pub use random::Random;

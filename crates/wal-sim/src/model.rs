@@ -198,10 +198,44 @@ impl Model {
     /// # Errors
     /// What is wrong, with what was expected and what was found.
     pub fn check(&self, found: &Recovered) -> Result<(), String> {
+        self.check_beginning(found)?;
+        self.check_checkpoint(found)?;
+        let unplaced = self.place_by_content(found);
+        let expected = self.expected(found.start_mark(), &unplaced);
+        let rest = expected.get(found.records.len()..).unwrap_or_default();
+        if let Some(lost) =
+            rest.iter().find(|due| due.batch.is_acknowledged || due.end() <= self.durable)
+        {
+            return Err(format!(
+                "{lost} was acknowledged and is lost: the log ends at lsn {} with {} records",
+                found.tail,
+                found.records.len()
+            ));
+        }
+        if found.tail < self.durable {
+            return Err(format!(
+                "the log ends at lsn {}, but was durable up to {}",
+                found.tail, self.durable
+            ));
+        }
+        if self.is_closed && !found.clean_close {
+            return Err("the log was closed, and says that it was not".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Checks that what an open found is the beginning of what it should be, whatever else is lost: in
+    /// order, without a gap, whole batches, nothing else.
+    ///
+    /// # Errors
+    /// What is wrong, with what was expected and what was found.
+    pub fn check_beginning(&self, found: &Recovered) -> Result<(), String> {
         if let Some(contradiction) = &self.contradiction {
             return Err(contradiction.clone());
         }
-        self.check_checkpoint(found)?;
+        if let (Some((start_mark, _)), None) = (&found.checkpoint, self.effective(found)) {
+            return Err(format!("a checkpoint with start mark {start_mark} that nobody made"));
+        }
         let unplaced = self.place_by_content(found);
         let expected = self.expected(found.start_mark(), &unplaced);
         let mut ends_batch = true;
@@ -231,25 +265,6 @@ impl Model {
                 "a batch is cut in two behind {}",
                 found.records.last().map(name).unwrap_or_default()
             ));
-        }
-        let rest = expected.get(found.records.len()..).unwrap_or_default();
-        if let Some(lost) =
-            rest.iter().find(|due| due.batch.is_acknowledged || due.end() <= self.durable)
-        {
-            return Err(format!(
-                "{lost} was acknowledged and is lost: the log ends at lsn {} with {} records",
-                found.tail,
-                found.records.len()
-            ));
-        }
-        if found.tail < self.durable {
-            return Err(format!(
-                "the log ends at lsn {}, but was durable up to {}",
-                found.tail, self.durable
-            ));
-        }
-        if self.is_closed && !found.clean_close {
-            return Err("the log was closed, and says that it was not".to_owned());
         }
         Ok(())
     }
@@ -286,6 +301,12 @@ impl Model {
     pub fn has_lost_checkpoint(&self, found: &Recovered) -> bool {
         let last = self.checkpoints.iter().rposition(|checkpoint| !checkpoint.is_void);
         last > self.effective(found)
+    }
+
+    /// The highest start mark that a checkpoint ever asked for.
+    pub(crate) fn start_mark_max(&self) -> Lsn {
+        let marks = self.checkpoints.iter().filter(|checkpoint| !checkpoint.is_void);
+        marks.map(|checkpoint| checkpoint.start_mark).max().unwrap_or_default()
     }
 
     fn with(&mut self, number: u64, change: impl FnOnce(&mut Batch)) {
@@ -343,9 +364,6 @@ impl Model {
 
     fn check_checkpoint(&self, found: &Recovered) -> Result<(), String> {
         let effective = self.effective(found);
-        if let (Some((start_mark, _)), None) = (&found.checkpoint, effective) {
-            return Err(format!("a checkpoint with start mark {start_mark} that nobody made"));
-        }
         let last = found.records.last().map(|record| record.lsn);
         let due = self.checkpoints.iter().rposition(|checkpoint| {
             let is_below = checkpoint.lsn.is_some() && checkpoint.lsn < last;

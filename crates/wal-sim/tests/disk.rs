@@ -133,6 +133,55 @@ fn a_sync_after_one_that_failed_means_nothing() {
     assert!((5..35).contains(&lost), "{lost} of 40");
 }
 
+/// A page cache keeps what a failed sync marked clean: it is read, and no crash leaves it, until the
+/// cache is dropped.
+#[test]
+fn a_cache_may_say_what_the_device_does_not_have() {
+    let mut differed = 0;
+    for seed in 0..60 {
+        let world = World::new(seed);
+        let disk = Disk::new(&world, &DiskOptions::new().cached());
+        let read = world.run(|| {
+            let file = old_file(&disk);
+            file.write_at(block(2, 8).as_mut_slice(), 0).unwrap();
+            disk.plant(Fault::new(Effect::Eio).on(Verb::Sync));
+            file.sync().unwrap_err();
+            file.sync().unwrap();
+            let read = || {
+                let mut read = block(0, 8);
+                file.read_at(read.as_mut_slice(), 0).unwrap();
+                read.as_mut_slice().to_vec()
+            };
+            let cached = read();
+            file.drop_cache().unwrap();
+            (cached, read())
+        });
+        let (cached, device) = read.unwrap();
+        assert_eq!(disk.crash(&mut Random::new(seed)).read("file").unwrap(), device);
+        differed += u32::from(cached != device);
+    }
+    assert!((5..45).contains(&differed), "{differed} of 60");
+}
+
+/// Zeros that are written in one call are a write like any other: lost in part until a sync.
+#[test]
+fn zeros_in_one_call_need_a_sync() {
+    let kind = DiskOptions::new().write_zeroes();
+    let images = crashes(&kind, "file", |disk| {
+        assert!(old_file(disk).write_zeroes(0, 4096).unwrap());
+    });
+    assert!(images.len() > 10 && images.iter().any(|image| is_old(image.as_ref())));
+    let images = crashes(&kind, "file", |disk| {
+        let file = old_file(disk);
+        assert!(file.write_zeroes(0, 4096).unwrap());
+        file.sync().unwrap();
+    });
+    assert_eq!(images, BTreeSet::from([Some(vec![0; 4096])]));
+    crashes(&DiskOptions::new(), "file", |disk| {
+        assert!(!old_file(disk).write_zeroes(0, 4096).unwrap());
+    });
+}
+
 #[test]
 fn names_are_lost_until_the_directory_is_synced() {
     let create = |disk: &Disk| {

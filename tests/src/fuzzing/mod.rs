@@ -9,7 +9,8 @@ every input that was ever worth keeping.
 - `script`: what an input of `recover` asks for
 - `edits`: how files are damaged
 - `trial`: one log opened in every way there is, the answers compared
-- `decode`, `recover`: the targets
+- `plan`: what an input of `operations` asks for
+- `decode`, `recover`, `operations`: the targets
 - `seeds`: where the inputs come from that a fuzzer begins with
 
 A further target is a function here, its name in [`TARGETS`], and a file in `fuzz/fuzz_targets`.
@@ -18,6 +19,8 @@ A further target is a function here, its name in [`TARGETS`], and a file in `fuz
 mod decode;
 mod edits;
 mod image;
+mod operations;
+mod plan;
 mod recover;
 mod script;
 mod seal;
@@ -26,6 +29,7 @@ mod tame;
 mod trial;
 
 pub use decode::{decode, memory_max};
+pub use operations::operations;
 pub use recover::recover;
 pub use seeds::{Seed, seeds};
 
@@ -38,4 +42,5 @@ pub type Reached = BTreeSet<&'static str>;
 pub type Target = fn(&[u8]) -> Reached;
 
 /// All targets, by the name of their folder.
-pub const TARGETS: &[(&str, Target)] = &[("decode", decode), ("recover", recover)];
+pub const TARGETS: &[(&str, Target)] =
+    &[("decode", decode), ("recover", recover), ("operations", operations)];

@@ -3,7 +3,7 @@
 use super::{
     Reached,
     decode::{decode, pack, simplest},
-    recover,
+    operations, recover,
 };
 use crate::Random;
 use std::collections::BTreeMap;
@@ -32,6 +32,7 @@ pub fn seeds() -> Vec<Seed> {
     let mut seeds = Vec::new();
     let mut runs = Chosen::new("recover");
     let mut files = Chosen::new("decode");
+    let mut plans = Chosen::new("operations");
     for (number, bytes) in (0..).zip(simplest()) {
         files.consider(&mut seeds, &decode(&bytes), number, &bytes);
     }
@@ -42,6 +43,7 @@ pub fn seeds() -> Vec<Seed> {
             (0..length).map(|_| u8::try_from(random.below(256)).unwrap_or_default()).collect();
         let (reached, image) = recover::run(&bytes);
         runs.consider(&mut seeds, &reached, number, &bytes);
+        plans.consider(&mut seeds, &operations(&bytes), number, &bytes);
         let mend = if number % 2 == 0 { 0 } else { 0xff };
         if let Some(packed) = pack(&image, mend).filter(|packed| packed.len() < BYTES_MAX) {
             let reached = decode(&packed);

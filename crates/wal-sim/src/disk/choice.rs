@@ -1,6 +1,6 @@
 //! [`Choice`]: what a crash does with everything that was not durable.
 
-use crate::random::{Random, mix};
+use crate::random::mix;
 use std::{fmt, str::FromStr};
 
 /// What a crash does with each write that was not durable, and with the names.
@@ -46,21 +46,29 @@ impl Choice {
         bytes.into_iter().fold(0, |number, byte| mix(&[number, byte.into()]))
     }
 
-    /// Any one of those there are.
-    pub(crate) fn random(writes: usize, names: usize, limits: Limits, random: &mut Random) -> Self {
-        let seed = |random: &mut Random| u32::try_from(random.next() >> 32).unwrap_or_default();
-        let writes = (0..writes).map(|_| match random.below(16) {
+    /// Any one of those there are. `below` answers a number below the one that it is given.
+    pub(crate) fn any(
+        writes: usize,
+        names: usize,
+        limits: Limits,
+        below: &mut dyn FnMut(u64) -> u64,
+    ) -> Self {
+        let seed = |below: &mut dyn FnMut(u64) -> u64| {
+            u32::try_from(below(u64::MAX) >> 32).unwrap_or_default()
+        };
+        let writes = (0..writes).map(|_| match below(16) {
             0..5 => Fate::Whole,
             5..8 => Fate::Absent,
-            8..13 => Fate::Torn(seed(random)),
-            13..15 if limits.garbage => Fate::Garbage(seed(random)),
+            8..13 => Fate::Torn(seed(below)),
+            13..15 if limits.garbage => Fate::Garbage(seed(below)),
             _ => Fate::Size,
         });
         let writes = writes.collect();
-        let names = if limits.any_names && random.one_in(2) {
-            NamesFate::Subset(random.next())
+        let names = if limits.any_names && below(2) == 0 {
+            NamesFate::Subset(below(u64::MAX))
         } else {
-            NamesFate::Prefix(random.index(names + 1))
+            let prefixes = u64::try_from(names).unwrap_or(u64::MAX).saturating_add(1);
+            NamesFate::Prefix(usize::try_from(below(prefixes)).unwrap_or(names))
         };
         Self { writes, names }
     }

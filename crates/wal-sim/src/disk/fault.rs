@@ -26,7 +26,8 @@ pub enum Verb {
     Spawn,
 }
 
-/// What a call does instead of what it should.
+/// What a call does instead of what it should. `EINTR` is not among them: the real storage calls again
+/// when it is interrupted, so that the log never sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Effect {
@@ -48,6 +49,8 @@ pub enum Effect {
     Late(Duration),
     /// Does not return before [`Disk::heal`](super::Disk::heal).
     Hang,
+    /// The lights go out when it has begun: [`World::cut_power`](crate::World::cut_power).
+    PowerCut,
 }
 
 /// Calls that go wrong: which, from when on, how often, and how.
@@ -117,7 +120,7 @@ impl Fault {
                     | Verb::Sync
                     | Verb::SyncDir
             ),
-            Effect::Late(_) | Effect::Hang => verb != Verb::Spawn,
+            Effect::Late(_) | Effect::Hang | Effect::PowerCut => verb != Verb::Spawn,
             Effect::Eio | Effect::Short | Effect::EioButDone => true,
         };
         can && self.verb.is_none_or(|own| own == verb)

@@ -45,11 +45,20 @@ impl DiskFile {
         offset: u64,
         durable: bool,
     ) -> io::Result<Option<Effect>> {
-        self.check_access()?;
         self.alignment().check(bytes, offset)?;
+        self.write_data(verb, Data::new(bytes), offset, durable)
+    }
+
+    fn write_data(
+        &self,
+        verb: Verb,
+        data: Data,
+        offset: u64,
+        durable: bool,
+    ) -> io::Result<Option<Effect>> {
+        self.check_access()?;
         let offset = usize::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        self.check_room(&self.disk.shared.state.lock(), offset, bytes.len())?;
-        let data = Data::new(bytes);
+        self.check_room(&self.disk.shared.state.lock(), offset, data.len())?;
         let begun = self.disk.begin(verb, &self.name, |_, effect| {
             let more = if let Some(Effect::Misdirected(more)) = effect { more } else { 0 };
             let offset = offset + usize::try_from(more).unwrap_or_default();
@@ -92,7 +101,7 @@ impl DiskFile {
     }
 
     /// A sync fails: what was cached is marked clean, or lost with the cache. Whoever reads on finds
-    /// some of it gone, and the next sync has nothing to do.
+    /// some of it gone, unless the cache keeps what it marked clean; the next sync has nothing to do.
     fn forget(&self, state: &mut State, sync: usize) {
         let mut cursor = self.disk.cursor(&state.history);
         while cursor.step().is_some() {}
@@ -100,7 +109,10 @@ impl DiskFile {
         let loose = cursor.may_be_dropped(self.file).into_iter();
         let dropped: Vec<_> = loose.filter(|_| random.one_in(2)).collect();
         cursor.drop_writes(self.file, &dropped);
-        state.files[self.file] = cursor.live(self.file, self.disk.tearing());
+        let keeps = self.disk.shared.options.cached && random.one_in(2);
+        if !keeps {
+            state.files[self.file] = cursor.live(self.file, self.disk.tearing());
+        }
         state.history.ops[sync].dropped = dropped;
     }
 
@@ -165,7 +177,12 @@ impl File for DiskFile {
         failure.map_or(Ok(()), Err)
     }
 
-    fn write_zeroes(&self, _offset: u64, _bytes: u64) -> io::Result<bool> {
+    fn write_zeroes(&self, offset: u64, bytes: u64) -> io::Result<bool> {
+        if self.disk.shared.options.zeroes {
+            let bytes = usize::try_from(bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
+            self.write_data(Verb::WriteZeroes, Data::Zeros(bytes), offset, false)?;
+            return Ok(true);
+        }
         let begun = self.disk.begin(Verb::WriteZeroes, &self.name, |_, _| None)?;
         fault::error(begun.effect).map_or(Ok(false), Err)
     }
@@ -186,6 +203,14 @@ impl File for DiskFile {
     }
 
     fn drop_cache(&self) -> io::Result<()> {
+        let mut state = self.disk.shared.state.lock();
+        // Without a cache, and before a sync has failed, it says what the device has.
+        if self.disk.shared.options.cached && state.history.has_dropped(self.file) {
+            let mut cursor = self.disk.cursor(&state.history);
+            while cursor.step().is_some() {}
+            let live = cursor.live(self.file, self.disk.tearing());
+            state.files[self.file] = live;
+        }
         Ok(())
     }
 }

@@ -59,6 +59,12 @@ impl History {
         self.events.push(Event::End(op));
     }
 
+    /// Whether a failed sync of `file` made the device forget something.
+    pub(crate) fn has_dropped(&self, file: usize) -> bool {
+        let is_sync = |kind: &Kind| matches!(kind, Kind::Sync { file: other } if *other == file);
+        self.ops.iter().any(|op| !op.dropped.is_empty() && is_sync(&op.kind))
+    }
+
     /// One number for all of it: that of two equal histories is equal.
     pub(crate) fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();

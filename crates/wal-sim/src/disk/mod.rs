@@ -20,6 +20,7 @@ pub(crate) use choice::{Choice, Fate, NamesFate};
 pub(crate) use crash::{Cursor, Tearing};
 pub use fault::{Effect, Fault, Verb};
 pub use file::DiskFile;
+pub(crate) use history::{Event, History, Kind};
 pub use image::Image;
 pub use options::{DiskOptions, Sector};
 pub use storage::DiskLock;
@@ -27,7 +28,6 @@ pub use storage::DiskLock;
 use crate::{random::Random, world::World};
 use content::Content;
 use fault::Faults;
-use history::{History, Kind};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
 use wal::io::{Access, Host as _};
@@ -174,10 +174,10 @@ impl Disk {
     #[must_use]
     pub fn story(&self) -> Vec<String> {
         let state = self.shared.state.lock();
-        let tell = |event: &history::Event| match *event {
-            history::Event::Begin(op) => format!("{op} begins: {}", state.history.ops[op]),
-            history::Event::End(op) if state.history.ops[op].is_ok => format!("{op} ends"),
-            history::Event::End(op) => {
+        let tell = |event: &Event| match *event {
+            Event::Begin(op) => format!("{op} begins: {}", state.history.ops[op]),
+            Event::End(op) if state.history.ops[op].is_ok => format!("{op} ends"),
+            Event::End(op) => {
                 format!("{op} fails, {} bytes taken", state.history.ops[op].taken)
             }
         };
@@ -196,12 +196,20 @@ impl Disk {
     /// What it could hold if the power failed now: one of many possibilities, chosen by `random`.
     #[must_use]
     pub fn crash(&self, random: &mut Random) -> Image {
+        self.crash_by(|end| random.below(end))
+    }
+
+    /// The same, chosen by `below`, which answers a number below the one that it is given. So a
+    /// fuzzer's input says what becomes of each write that was not durable: the numbers 0 to 4 of 16
+    /// keep it whole, 5 to 7 lose it, the others tear it.
+    #[must_use]
+    pub fn crash_by(&self, mut below: impl FnMut(u64) -> u64) -> Image {
         let history = self.history();
         let mut cursor = self.cursor(&history);
         while cursor.step().is_some() {}
         let limits = self.options().limits();
         let choice =
-            Choice::random(cursor.writes_pending(), cursor.names_pending(), limits, random);
+            Choice::any(cursor.writes_pending(), cursor.names_pending(), limits, &mut below);
         self.image_at(&cursor, &choice)
     }
 
@@ -237,6 +245,13 @@ impl Disk {
         Cursor::new(history, files, names)
     }
 
+    /// The name that a file has now.
+    pub(crate) fn name_of(&self, file: usize) -> Option<String> {
+        let state = self.shared.state.lock();
+        let named = state.names.iter().find(|(_, number)| **number == file);
+        named.map(|(name, _)| name.clone())
+    }
+
     pub(crate) fn image_at(&self, cursor: &Cursor<'_>, choice: &Choice) -> Image {
         let exists = self.shared.state.lock().exists;
         let files = cursor.image(choice, self.tearing());
@@ -265,6 +280,11 @@ impl Disk {
             let is_honest = effect != Some(Effect::Lie);
             state.history.begin(kind, is_honest)
         });
+        if effect == Some(Effect::PowerCut) {
+            drop(state);
+            self.world.cut_power();
+            return Err(io::Error::other("there is no power"));
+        }
         let options = &self.shared.options;
         let takes_time = matches!(
             verb,

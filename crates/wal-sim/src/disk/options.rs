@@ -26,6 +26,8 @@ pub struct DiskOptions {
     pub(super) any_names_survive: bool,
     pub(super) probes: bool,
     pub(super) whole_sectors: bool,
+    pub(super) zeroes: bool,
+    pub(super) cached: bool,
 }
 
 /// The unit of the disk: everything is aligned to it, and a torn write is torn at its borders.
@@ -60,6 +62,8 @@ impl Default for DiskOptions {
             any_names_survive: false,
             probes: false,
             whole_sectors: false,
+            zeroes: false,
+            cached: false,
         }
     }
 }
@@ -71,11 +75,12 @@ impl DiskOptions {
     }
 
     /// Any kind: sector, method, depth and latency as `random` says, and now and then stale bytes,
-    /// names that survive in any combination, and a probe that leaves garbage.
+    /// names that survive in any combination, a probe that leaves garbage, zeros in one call, and a
+    /// page cache.
     pub fn any(random: &mut Random) -> Self {
         let least = Duration::from_micros(random.choose(&[0, 0, 20, 100]));
         let spread = Duration::from_micros(random.choose(&[0, 10, 100, 1000]));
-        Self {
+        let any = Self {
             sector: random.choose(&[Sector::Bytes512, Sector::Bytes512, Sector::Bytes4096]),
             method: random.choose(&[DurableMethod::WriteDsync, DurableMethod::WriteThenSync]),
             depth: random.choose(&[1, 2, 4]),
@@ -83,8 +88,10 @@ impl DiskOptions {
             stale: random.one_in(2),
             any_names_survive: random.one_in(2),
             probes: random.one_in(4),
+            zeroes: random.one_in(3),
             ..Self::default()
-        }
+        };
+        if random.one_in(5) { any.cached() } else { any }
     }
 
     /// The unit of alignment and of tearing. Default 512 bytes.
@@ -129,6 +136,21 @@ impl DiskOptions {
     /// A sector is written as a whole or not at all, and never garbage.
     pub fn whole_sectors(self) -> Self {
         Self { whole_sectors: true, ..self }
+    }
+
+    /// Writes zeros over a range in one call ([`File::write_zeroes`](wal::io::File::write_zeroes)):
+    /// cheap, torn like any write, durable after a sync. Default: the caller has to write them.
+    pub fn write_zeroes(self) -> Self {
+        Self { zeroes: true, ..self }
+    }
+
+    /// Reads and writes go through a page cache, and durable writes are a write and a sync, one at a
+    /// time. When a sync fails, the cache may still say what was written while the device has what was
+    /// there before, and a later sync finds nothing to do: who reads it without
+    /// [`File::drop_cache`](wal::io::File::drop_cache) believes what no crash will leave. Default: what
+    /// a failed sync forgot is not read either.
+    pub fn cached(self) -> Self {
+        Self { cached: true, method: DurableMethod::WriteThenSync, depth: 1, ..self }
     }
 
     /// The probe of durable writes writes garbage, as a real one does.

@@ -115,7 +115,7 @@ impl Storage for Disk {
         // `Profile` may only grow: a copy of the one that the memory storage gives is changed.
         let mut profile = Memory::new().profile();
         profile.method = self.shared.options.method;
-        profile.direct = true;
+        profile.direct = !self.shared.options.cached;
         profile.logical_block_bytes =
             u32::try_from(self.shared.options.sector_bytes()).unwrap_or(u32::MAX);
         "simulated".clone_into(&mut profile.file_system);

@@ -1,5 +1,6 @@
 //! [`Life`]: a program from power on until the lights go out.
 
+use super::Damage;
 use crate::{
     disk::{Disk, DiskOptions, Image},
     random::{Random, mix},
@@ -25,6 +26,7 @@ struct Inner<M> {
     size: Size,
     past: Arc<Vec<M>>,
     past_len: usize,
+    damage: Option<Damage>,
     notes: Mutex<Vec<(usize, M)>>,
     reached: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -41,12 +43,12 @@ impl<M> Life<M> {
     pub(super) fn first(seed: u64, size: Size, options: &DiskOptions) -> Self {
         let world = World::new(mix(&[seed, 2]));
         let disk = Disk::new(&world, options);
-        Self::new(world, disk, 0, [seed; 2], size, (Arc::default(), 0))
+        Self::new(world, disk, 0, [seed; 2], size, (Arc::default(), 0), None)
     }
 
     /// A life after a death that left `image`, and the first `past.1` of the notes `past.0`.
     pub(super) fn after(
-        image: &Image,
+        (image, damage): (&Image, Option<Damage>),
         number: u32,
         seeds: [u64; 2],
         size: Size,
@@ -54,7 +56,7 @@ impl<M> Life<M> {
     ) -> Self {
         let world = World::new(mix(&[seeds[1], 2]));
         let disk = Disk::of_image(&world, image);
-        Self::new(world, disk, number, seeds, size, past)
+        Self::new(world, disk, number, seeds, size, past, damage)
     }
 
     fn new(
@@ -64,6 +66,7 @@ impl<M> Life<M> {
         [run_seed, seed]: [u64; 2],
         size: Size,
         (past, past_len): (Arc<Vec<M>>, usize),
+        damage: Option<Damage>,
     ) -> Self {
         world.be_quiet();
         let (notes, reached) = (Mutex::default(), Mutex::default());
@@ -76,6 +79,7 @@ impl<M> Life<M> {
             size,
             past,
             past_len,
+            damage,
             notes,
             reached,
         }))
@@ -97,6 +101,13 @@ impl<M> Life<M> {
     #[must_use]
     pub fn number(&self) -> u32 {
         self.0.number
+    }
+
+    /// What the disk did wrong and told nobody, where the exploration has it do such things: then the
+    /// check judges by what can be known at all. See [`Explorer::silent`](super::Explorer::silent).
+    #[must_use]
+    pub fn damage(&self) -> Option<&Damage> {
+        self.0.damage.as_ref()
     }
 
     /// How many steps a first life is asked to do. A failure is shrunk by asking for fewer.

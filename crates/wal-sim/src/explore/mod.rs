@@ -10,18 +10,21 @@ mod life;
 mod outcome;
 mod place;
 mod shrink;
+mod silent;
 
 pub use life::Life;
 pub use outcome::{Coverage, Failure};
 pub use place::Place;
+pub use silent::Damage;
 
 use crate::{
-    disk::{Choice, Cursor, DiskOptions, Image},
+    disk::{Choice, Cursor, Disk, DiskOptions, History, Image, Kind},
     random::{Random, mix},
 };
 use life::{Notes, Size};
 use parking_lot::Mutex;
 use place::Death;
+use silent::Silent;
 use std::{
     env,
     sync::{
@@ -40,6 +43,8 @@ const EXHAUSTIVE_MAX: usize = 48;
 const TORN_PER_MOMENT: usize = 4;
 /// After so many states of a life that was itself a recovery it is enough.
 const NESTED_STATES_MAX: usize = 24;
+/// Beside one of so many states, one that is damaged as well.
+const SILENT_ONE_IN: u64 = 16;
 
 /// Explores what a program loses in a crash.
 ///
@@ -88,6 +93,7 @@ pub struct Explorer {
     threads: usize,
     deaths: u32,
     disk: Option<DiskOptions>,
+    is_silent: bool,
 }
 
 /// The two closures, and how far the exploration is.
@@ -116,6 +122,7 @@ impl Explorer {
             threads: 1,
             deaths: 3,
             disk: None,
+            is_silent: false,
         }
     }
 
@@ -152,6 +159,13 @@ impl Explorer {
     /// On this kind of disk. Default [`DiskOptions::any`], another for each life.
     pub fn disk(self, options: DiskOptions) -> Self {
         Self { disk: Some(options), ..self }
+    }
+
+    /// Now and then damages a state besides: an acknowledged write is lost or went elsewhere, a bit is
+    /// another one, or a flush made nothing durable. [`Life::damage`] says so to the check, which has
+    /// to judge it by other rules; nothing dies again after it. Default no such states.
+    pub fn silent(self) -> Self {
+        Self { is_silent: true, ..self }
     }
 
     /// Explores, or goes straight to the [`Place`] that `WAL_SIM_REPLAY` says.
@@ -286,6 +300,7 @@ impl<M: Clone + Send + Sync + 'static> Job<'_, M> {
         let all = count_choices(&mut disk.cursor(&history), &notes);
         let mut random =
             Random::new(mix(&[path.seed, 5, path.deaths.len().try_into().unwrap_or(0)]));
+        let mut silent = Random::new(random.clone().next());
         let mut cursor = disk.cursor(&history);
         let mut moments = Moments::default();
         while moments.step(&mut cursor, &notes) {
@@ -293,14 +308,16 @@ impl<M: Clone + Send + Sync + 'static> Job<'_, M> {
             let mut choices = Choice::every(writes, names, EXHAUSTIVE_MAX).unwrap_or_default();
             let torn = if writes + names > 0 { TORN_PER_MOMENT } else { 0 };
             let sampled = if choices.is_empty() { EXHAUSTIVE_MAX + torn } else { torn };
-            choices
-                .extend((0..sampled).map(|_| Choice::random(writes, names, limits, &mut random)));
+            choices.extend(
+                (0..sampled)
+                    .map(|_| Choice::any(writes, names, limits, &mut |end| random.below(end))),
+            );
             choices.retain(|_| random.index(all.max(1)) < states);
             for choice in choices {
                 let image = disk.image_at(&cursor, &choice);
                 let past = (Arc::clone(&notes.all), notes.by(cursor.at()));
-                path.deaths.push(Death { at: cursor.at(), choice });
-                let later = self.later_life(&image, path, past)?;
+                path.deaths.push(Death { at: cursor.at(), choice, silent: None });
+                let later = self.later_life((&image, None), path, past.clone())?;
                 coverage.lived(&later);
                 coverage.states += 1;
                 let deaths = u32::try_from(path.deaths.len()).unwrap_or(u32::MAX);
@@ -309,7 +326,17 @@ impl<M: Clone + Send + Sync + 'static> Job<'_, M> {
                     let nested = if random.one_in(16) { NESTED_STATES_MAX } else { 3 };
                     self.die(&later, path, nested, coverage)?;
                 }
-                path.deaths.pop();
+                let Some(death) = path.deaths.pop() else { continue };
+                if self.explorer.is_silent
+                    && silent.one_in(SILENT_ONE_IN)
+                    && let Some(death) = damaged(&disk, &history, &death, &mut silent)
+                {
+                    let (image, damage) = end(&disk, &history, &death);
+                    path.deaths.push(death);
+                    coverage.lived(&self.later_life((&image, damage), path, past)?);
+                    coverage.states += 1;
+                    path.deaths.pop();
+                }
             }
         }
         Ok(())
@@ -317,7 +344,7 @@ impl<M: Clone + Send + Sync + 'static> Job<'_, M> {
 
     fn later_life(
         &self,
-        image: &Image,
+        image: (&Image, Option<Damage>),
         path: &Path,
         past: (Arc<Vec<M>>, usize),
     ) -> Result<Life<M>, Failure> {
@@ -362,17 +389,52 @@ impl<M: Clone + Send + Sync + 'static> Job<'_, M> {
             let notes = life.all_notes();
             let mut cursor = disk.cursor(&history);
             while cursor.at() < death.at && cursor.step().is_some() {}
-            let image = disk.image_at(&cursor, &death.choice);
+            let (image, damage) = end(&disk, &history, death);
             story.extend(disk.story().into_iter().take(cursor.at()));
             story.extend(cursor.tell(&death.choice));
+            story.extend(death.silent.map(|silent| format!("  told to nobody: {silent}")));
             let past = (Arc::clone(&notes.all), notes.by(cursor.at()));
             path.deaths.push(death.clone());
-            life = self.later_life(&image, &path, past)?;
+            life = self.later_life((&image, damage), &path, past)?;
             coverage.lived(&life);
             coverage.states += 1;
         }
         Ok(coverage)
     }
+}
+
+/// A death at the same moment, with damage that nobody was told of.
+fn damaged(disk: &Disk, history: &History, death: &Death, random: &mut Random) -> Option<Death> {
+    let silent = Silent::any(history, death.at, random)?;
+    let mut history = history.clone();
+    silent.befall(&mut history);
+    let mut cursor = disk.cursor(&history);
+    while cursor.at() < death.at && cursor.step().is_some() {}
+    // A flush that lied leaves more that may be lost.
+    let (writes, names) = (cursor.writes_pending(), cursor.names_pending());
+    let limits = disk.options().limits();
+    let choice = Choice::any(writes, names, limits, &mut |end| random.below(end));
+    Some(Death { at: death.at, choice, silent: Some(silent) })
+}
+
+/// What the disk holds after `death`.
+fn end(disk: &Disk, history: &History, death: &Death) -> (Image, Option<Damage>) {
+    let image = |history: &History| {
+        let mut cursor = disk.cursor(history);
+        while cursor.at() < death.at && cursor.step().is_some() {}
+        disk.image_at(&cursor, &death.choice)
+    };
+    let honest = image(history);
+    let Some(silent) = death.silent else { return (honest, None) };
+    let mut other = history.clone();
+    silent.befall(&mut other);
+    let mut damaged = image(&other);
+    if let Some(Kind::Write { file, .. }) = history.ops.get(silent.op()).map(|op| &op.kind)
+        && let Some(name) = disk.name_of(*file)
+    {
+        silent.befall_at_rest(history, &name, &mut damaged);
+    }
+    (damaged, Some(Damage { silent, honest }))
 }
 
 /// Goes along a history to the moments where a crash can leave something new, or where more has been

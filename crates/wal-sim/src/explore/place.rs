@@ -1,6 +1,6 @@
 //! [`Place`]: where an exploration found something, in one line.
 
-use super::life::Size;
+use super::{life::Size, silent::Silent};
 use crate::disk::Choice;
 use std::{fmt, str::FromStr};
 
@@ -19,6 +19,7 @@ pub struct Place {
 pub(super) struct Death {
     pub(super) at: usize,
     pub(super) choice: Choice,
+    pub(super) silent: Option<Silent>,
 }
 
 impl fmt::Display for Place {
@@ -28,9 +29,12 @@ impl fmt::Display for Place {
         if deaths.is_empty() {
             return f.write_str("alive");
         }
-        for (index, Death { at, choice }) in deaths.iter().enumerate() {
+        for (index, Death { at, choice, silent }) in deaths.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
             write!(f, "{comma}{at}:{choice}")?;
+            if let Some(silent) = silent {
+                write!(f, "!{silent}")?;
+            }
         }
         Ok(())
     }
@@ -50,7 +54,12 @@ impl FromStr for Place {
         let state = field("state")?;
         for death in state.split(',').filter(|_| state != "alive") {
             let (at, choice) = death.split_once(':').ok_or(())?;
-            deaths.push(Death { at: at.parse().map_err(|_| ())?, choice: choice.parse()? });
+            let (choice, silent) = match choice.split_once('!') {
+                Some((choice, silent)) => (choice, Some(silent.parse()?)),
+                None => (choice, None),
+            };
+            let at = at.parse().map_err(|_| ())?;
+            deaths.push(Death { at, choice: choice.parse()?, silent });
         }
         Ok(Self {
             seed: u64::from_str_radix(seed, 16).map_err(|_| ())?,
@@ -70,12 +79,18 @@ mod tests {
         for line in [
             "seed=0x2a run=3 steps=40 writers=2 state=alive",
             "seed=0x2a run=3 steps=40 writers=2 state=117:/0",
+            "seed=0x2a run=3 steps=40 writers=2 state=117:w/0!lost12",
+            "seed=0x2a run=3 steps=40 writers=2 state=9:/0,11:a/1!moved4+512",
+            "seed=0x2a run=3 steps=40 writers=2 state=11:/0!rot4+9999",
+            "seed=0x2a run=3 steps=40 writers=2 state=11:/0!lie4",
             "seed=0xffffffffffffffff run=0 steps=1 writers=1 state=9:wat0000000ag12345678s/2,4:/xff",
         ] {
             let place: Place = line.parse().unwrap();
             assert_eq!(place.to_string(), line);
         }
-        for line in ["", "seed=1", "seed=0x1 run=1 steps=1 writers=1 state=1:q/0"] {
+        let wrong = "seed=0x1 run=1 steps=1 writers=1 state=1:";
+        let wrong = ["q/0", "w/0!gone3", "w/0!rot3"].map(|state| format!("{wrong}{state}"));
+        for line in ["", "seed=1"].into_iter().chain(wrong.iter().map(String::as_str)) {
             assert_eq!(line.parse::<Place>(), Err(()), "{line}");
         }
     }

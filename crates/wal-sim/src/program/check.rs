@@ -1,6 +1,6 @@
 //! Every later life: recovering, comparing, and going on a little.
 
-use super::{Settings, settings, write::Writer};
+use super::{Settings, damaged, settings, write::Writer};
 use crate::{
     explore::Life,
     model::{Model, Recovered, Said},
@@ -13,6 +13,9 @@ use wal::{
 
 /// Recovers the log and says what is wrong with it, if anything is.
 pub(super) fn check<S: Storage + Clone>(life: &Life<Said>, storage: &S) -> Result<(), String> {
+    if let Some(damage) = life.damage() {
+        return damaged::check(life, storage, damage);
+    }
     let mut random = life.random(0);
     let Settings { options, is_capped } = settings(storage, &mut life.shared_random(0));
     if life.number() > 1 {

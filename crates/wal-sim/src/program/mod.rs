@@ -4,6 +4,7 @@ several threads, and checks after each crash that the [`Model`](crate::Model) ho
 */
 
 mod check;
+mod damaged;
 mod write;
 
 use crate::{
