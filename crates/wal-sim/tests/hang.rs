@@ -131,3 +131,42 @@ fn nothing_lives_on_in_the_dark() {
         assert_eq!(Arc::strong_count(&alive), 1, "seed {seed}");
     }
 }
+
+/// A disk without room refuses the header of the next segment, in a slot that is there and free. The slot
+/// went back to the free ones, a free slot was reason enough to try again, and the preparer's thread asked
+/// a full disk for as long as it was full, without a pause: a processor for nothing, and the log's own
+/// commits behind it in the device's queue.
+#[test]
+fn a_full_disk_is_not_asked_without_a_pause() {
+    let world = World::new(1);
+    let disk = Disk::new(&world, &DiskOptions::new());
+    world
+        .run(|| {
+            let script = Script::open(&disk, &options()).unwrap();
+            let wal = script.wal;
+            while wal.stats().segments_created < 2 {
+                wal.append(&[1; 300]).unwrap().wait().unwrap();
+            }
+            disk.plant(
+                Fault::new(Effect::NoSpace).on(Verb::WriteDurable).in_file("slot-000000").sticky(),
+            );
+            // Frees the first slot, which is wanted for the segment after the current one.
+            wal.checkpoint(wal.durable_lsn(), b"").unwrap().wait().unwrap();
+            while disk.faults_struck() == 0 {
+                match wal.append(&[1; 300]) {
+                    Ok(ticket) => drop(ticket.wait().unwrap()),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::NoSpace),
+                }
+            }
+            let before = disk.faults_struck();
+            world.sleep(Duration::from_secs(10));
+            let asked = disk.faults_struck() - before;
+            assert!((10..=100).contains(&asked), "{asked} times in ten seconds");
+            disk.heal();
+            for _ in 0..100 {
+                wal.append(&[1; 300]).unwrap().wait().unwrap();
+                wal.checkpoint(wal.durable_lsn(), b"").unwrap().wait().unwrap();
+            }
+        })
+        .unwrap();
+}

@@ -23,6 +23,9 @@ const GENTLE_PAUSE: Duration = Duration::from_millis(10);
 /// Between two looks at slots that are to be given back and that somebody still reads.
 const PINNED_PAUSE: Duration = Duration::from_millis(100);
 
+/// Between two tries where there was no room and nobody is in need.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+
 /// What the preparer does next.
 enum Task<S: Storage> {
     /// Make segment `sequence`, in a free slot if there is one.
@@ -107,13 +110,20 @@ impl<S: Storage> Engine<S> {
         // An empty segment has no successor: only the immediate successor has a header.
         let missing = segments.successor.is_none() && segments.begun;
         if missing {
+            // After a refusal, only a free slot or somebody in need is a reason to try again. Nothing is
+            // given back meanwhile: the first slot that is freed is the one needed. A slot may be full of
+            // holes, or its own header refused: a disk without room is not asked again at once.
+            let refused = segments.preparer.failed.is_some() && !segments.preparer.urgent;
+            if refused {
+                let again_at = segments.preparer.refused_at.saturating_add(REFUSED_PAUSE);
+                let rest = again_at.saturating_sub(self.storage.now());
+                if segments.free.is_empty() || !rest.is_zero() {
+                    return Task::Sleep((!segments.free.is_empty()).then_some(rest));
+                }
+            }
             let free = take_usable(&mut segments.free);
-            // After a refusal, only a slot that was freed since or somebody in need is a reason to try
-            // again. Nothing is given back meanwhile: the first slot that is freed is the one needed.
-            let tries = free.is_some() || segments.preparer.failed.is_none();
-            if !tries && !segments.preparer.urgent {
-                let pinned = !segments.free.is_empty();
-                return Task::Sleep(pinned.then_some(PINNED_PAUSE));
+            if refused && free.is_none() {
+                return Task::Sleep(Some(REFUSED_PAUSE)); // all of them pinned
             }
             let number = segments.next_slot_number;
             if free.is_none() {
@@ -262,7 +272,7 @@ impl<S: Storage> Engine<S> {
             }
             // Left by an attempt that could not clean up after itself.
             Err(Failed { error, .. }) if is_in_the_way(&error) => {
-                core.segments.preparer.refuse(error);
+                core.segments.preparer.refuse(error, self.storage.now());
             }
             Err(Failed { error, slot }) if is_shortage(&error) => {
                 // A number whose slot was cleaned away is used again.
@@ -270,7 +280,7 @@ impl<S: Storage> Engine<S> {
                     core.segments.next_slot_number = number;
                 }
                 core.segments.free.splice(0..0, slot);
-                core.segments.preparer.refuse(error);
+                core.segments.preparer.refuse(error, self.storage.now());
             }
             Err(Failed { error, .. }) => {
                 self.latch(core, error);

@@ -92,16 +92,19 @@ pub(super) struct Preparer {
     pub(super) running: bool,
     /// How often a preparation failed for want of space.
     pub(super) failures: u64,
-    /// The last such failure, until somebody asks to try again.
+    /// The last such failure, until one succeeds.
     pub(super) failed: Option<Error>,
+    /// When that was.
+    pub(super) refused_at: Duration,
     /// Whether an append waits for the segment: try again though it failed, and without gentleness.
     pub(super) urgent: bool,
 }
 
 impl Preparer {
     /// A preparation failed, harmlessly: those who wait for it hear of `error`.
-    pub(super) fn refuse(&mut self, error: Error) {
+    pub(super) fn refuse(&mut self, error: Error, now: Duration) {
         self.failed = Some(error);
+        self.refused_at = now;
         self.failures += 1;
     }
 }
