@@ -132,6 +132,40 @@ fn lost_and_misdirected_writes_are_refused_with_their_place() {
     }
 }
 
+/// A slot is used again, and the disk acknowledges the header of its new segment and never writes it. The
+/// one that it had says that the segment was released: the slot was taken for free, and the newest segment,
+/// acknowledged and with proof, was gone without a word.
+#[test]
+fn a_lost_header_of_a_recycled_slot_is_refused_with_its_place() {
+    for effect in [Effect::Lost, Effect::Misdirected(4 * 512)] {
+        let disk = Disk::new(&World::new(4), &DiskOptions::new());
+        let segment = on_a_disk(&disk, || {
+            let mut script = Script::open(&disk, &options()).unwrap();
+            while script.wal.stats().segments_created < 2 {
+                script.append(300).unwrap();
+            }
+            // The first slot becomes free, and is used for a segment again.
+            disk.plant(Fault::new(effect).on(Verb::WriteDurable).in_file("slot-000000"));
+            script.checkpoint().unwrap();
+            while disk.faults_struck() == 0 {
+                script.append(300).unwrap();
+            }
+            let segment = script.wal.durable_lsn().get() / 8192 + 1;
+            let mut last = Lsn::ZERO;
+            while script.wal.durable_lsn().get() < segment * 8192 + 2048 {
+                last = script.append(300).unwrap();
+            }
+            assert_eq!(last.get() / 8192, segment);
+            segment
+        });
+        let error = recover(&disk.image()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{effect:?}: {error}");
+        assert!(error.path().is_some_and(|path| path.ends_with("slot-000000")), "{error}");
+        assert_eq!(error.offset(), Some(0), "{error}");
+        assert_eq!(error.lsn(), Some(Lsn::new(segment * 8192)), "{error}");
+    }
+}
+
 /// A disk whose flush lies breaks the one promise that nothing above it can mend. This is what it
 /// looks like, and that the simulation shows it.
 #[test]

@@ -38,16 +38,6 @@ pub(super) fn check<S: Storage + Clone>(
             model.check_beginning(&found)?;
             let is_whole = model.check(&found).is_ok();
             let proven = proven(&image);
-            // Where the header of a slot that is used again is lost, the one that it had is believed, and
-            // with it that the slot is free: the log does not look for frames there.
-            let places = places(damage.honest(), &image);
-            let is_header = places.iter().any(|(name, ranges)| {
-                name.starts_with("slot-") && ranges.iter().any(|range| range.start == 0)
-            });
-            if is_header && found.tail < proven {
-                life.reach("a header that was lost took its segment along");
-                return Ok(());
-            }
             if !damage.is_lie() && found.tail < proven {
                 let tail = found.tail;
                 return Err(format!("cut at lsn {tail}, though durable up to {proven} with proof"));

@@ -32,9 +32,19 @@ pub(crate) fn read_head(
     alignment: Alignment,
     bytes: usize,
 ) -> io::Result<Vec<u8>> {
+    read_piece(file, alignment, 0, bytes)
+}
+
+/// Reads `bytes` bytes of `file` from `offset` on, or fewer if it ends before that.
+pub(crate) fn read_piece(
+    file: &impl File,
+    alignment: Alignment,
+    offset: u64,
+    bytes: usize,
+) -> io::Result<Vec<u8>> {
     let mut buffer = Buffer::zeroed(alignment, bytes).map_err(io::Error::other)?;
     let buffer = buffer.as_mut_slice();
-    let read = file.read_at(buffer, 0)?.min(bytes);
+    let read = file.read_at(buffer, offset)?.min(bytes);
     Ok(buffer[..read].to_vec())
 }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Lsn, Result,
-    format::{FrameHeader, HeaderFault, Identity, Origin, VERSION},
+    format::{FrameHeader, HeaderFault, Identity, Origin, SegmentHeader, VERSION},
     io::{File, Storage},
     reading,
     slots::{FreeSlot, Segment},
@@ -82,6 +82,7 @@ impl<S: Storage> Planner<'_, S> {
         for surveyed in &survey.slots {
             let Head::Valid(header) = &surveyed.head else { continue };
             if header.sequence < oldest {
+                self.check_header_age(surveyed, header)?;
                 self.layout.free.push(FreeSlot {
                     slot: Arc::clone(&surveyed.slot),
                     origin: Origin::Recycled,
@@ -103,8 +104,50 @@ impl<S: Storage> Planner<'_, S> {
         match missing {
             None => Ok(()),
             Some(_) if planted!("missing-segment-overlooked") => Ok(()),
-            Some(sequence) => Err(self.missing(sequence, survey)),
+            Some(sequence) => {
+                for surveyed in &survey.slots {
+                    if let Head::Valid(header) = &surveyed.head {
+                        self.check_header_age(surveyed, header)?;
+                    }
+                }
+                Err(self.missing(sequence, survey))
+            }
         }
+    }
+
+    /// Refuses a slot whose first frame is of a later segment than its header, and needed: the header of
+    /// that segment was durable before the frame was written, so a disk that shows the one and not the
+    /// other has lost a write.
+    fn check_header_age(
+        &mut self,
+        surveyed: &Surveyed<S::File>,
+        header: &SegmentHeader,
+    ) -> Result<()> {
+        let (offset, segment_bytes) =
+            (u64::from(self.identity.block_bytes), self.identity.segment_bytes);
+        let length = usize::try_from(offset).unwrap_or(usize::MAX);
+        let alignment = self.storage.alignment();
+        // What cannot be read proves nothing.
+        let block = reading::read_piece(&surveyed.slot.file, alignment, offset, length);
+        let Ok(block) = block else { return Ok(()) };
+        self.layout.bytes_read += widen(block.len());
+        let Ok((frame, _)) = FrameHeader::decode(self.identity.log_id, &block) else {
+            return Ok(());
+        };
+        let sequence = frame.lsn.get() / segment_bytes;
+        let is_needed = sequence > header.sequence && sequence >= self.oldest();
+        if frame.lsn.get() % segment_bytes != offset || !is_needed {
+            return Ok(());
+        }
+        Err(self
+            .corrupt("a slot's header is older than its frames", surveyed)
+            .with_segment(sequence)
+            .with_offset(0)
+            .with_lsn(Lsn::new(frame.lsn.get() - offset))
+            .with_expected_found(
+                format!("the header of the segment of the frame at lsn {}", frame.lsn),
+                format!("the header of segment {}", header.sequence),
+            ))
     }
 
     fn check_length(&mut self, surveyed: &Surveyed<S::File>, sequence: u64) -> Result<()> {
