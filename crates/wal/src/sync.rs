@@ -62,7 +62,7 @@ impl Word {
 #[inline(always)]
 pub(crate) fn point() {
     #[cfg(shuttle)]
-    shuttle::thread::yield_now();
+    shuttle::hint::spin_loop();
 }
 
 /// How many of those who sleep on a [`Word`] are woken.

@@ -9,7 +9,7 @@ every input that was ever worth keeping.
 - `script`: what an input of `recover` asks for
 - `edits`: how files are damaged
 - `trial`: one log opened in every way there is, the answers compared
-- `plan`: what an input of `operations` asks for
+- `plan`, `process`: what an input of `operations` asks for, and the process that does it
 - `decode`, `recover`, `operations`: the targets
 - `seeds`: where the inputs come from that a fuzzer begins with
 
@@ -21,6 +21,7 @@ mod edits;
 mod image;
 mod operations;
 mod plan;
+mod process;
 mod recover;
 mod script;
 mod seal;

@@ -290,3 +290,9 @@ impl Tape {
         if end <= 256 { u64::from(byte) % end } else { Random::new(byte.into()).below(end) }
     }
 }
+
+/// The bytes of a record: another's differ.
+pub(super) fn payload(batch: u64, index: u64, bytes: usize) -> Vec<u8> {
+    let mut random = Random::new(batch.wrapping_mul(31).wrapping_add(index));
+    (0..bytes).map(|_| u8::try_from(random.below(256)).unwrap_or_default()).collect()
+}
