@@ -1,5 +1,7 @@
 //! The engine on its own: a log made by hand, no recovery.
 
+mod numbers;
+
 use super::{
     state::{FrameMeta, Stage},
     *,
@@ -28,23 +30,32 @@ pub(super) fn fresh<S: Storage>(
     segment_bytes: u64,
     settings: Settings,
 ) -> Arc<Engine<S>> {
+    fresh_of(storage, segment_bytes, 4096, settings)
+}
+
+fn fresh_of<S: Storage>(
+    storage: S,
+    segment_bytes: u64,
+    block_bytes: u32,
+    settings: Settings,
+) -> Arc<Engine<S>> {
     storage.create().unwrap();
     let Ok(lock) = storage.lock() else { panic!("nobody else has it") };
-    let identity = Identity::new(LogId([7; 16]), segment_bytes, 4096, 0).unwrap();
+    let identity = Identity::new(LogId([7; 16]), segment_bytes, block_bytes, 0).unwrap();
+    let block = Alignment::new(usize::try_from(block_bytes).unwrap()).unwrap();
     let slot = Slot::create(&storage, 0).unwrap();
-    let done = slot
-        .fill_with_zeros(Alignment::BLOCK_4096, segment_bytes, &mut |_| ControlFlow::Continue(()))
-        .unwrap();
+    let done =
+        slot.fill_with_zeros(block, segment_bytes, &mut |_| ControlFlow::Continue(())).unwrap();
     assert!(done.is_continue());
     slot.file.sync().unwrap();
-    let header = slot.write_header(Alignment::BLOCK_4096, &identity, 0, Origin::Zeroed).unwrap();
+    let header = slot.write_header(block, &identity, 0, Origin::Zeroed).unwrap();
     let start = Start {
         storage: Arc::new(storage),
         lock,
         identity,
         epoch: 1,
         incarnation: 42,
-        tail: Lsn::new(4096),
+        tail: Lsn::new(block_bytes.into()),
         chain: 0,
         ordinal: 0,
         segments: vec![Segment::new(&header, Arc::new(slot))],

@@ -112,6 +112,90 @@ fn every_flipped_bit_of_the_headers_is_found() {
     }
 }
 
+/// A frame's padding is not zero, and the fault names another place than the one that is bad: whoever
+/// looks there with a hex editor finds nothing.
+#[test]
+fn the_first_bad_byte_of_the_padding_is_named() {
+    for length in 0..70 {
+        let mut bytes = vec![0; length];
+        assert_eq!(first_nonzero(&bytes), None, "{length} bytes");
+        for at in (0..length).rev() {
+            bytes[at] = 1;
+            assert_eq!(first_nonzero(&bytes), Some(at), "{length} bytes");
+        }
+    }
+    let whole = frame(4096, &[(&[7; 21], RecordKind::Data, false), (b"", RecordKind::Data, false)]);
+    let end = FRAME_HEADER_BYTES + record_bytes(21) + record_bytes(0);
+    for offset in end..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[offset] = 0x80;
+        let answer = Frame::check(log(), Lsn::new(4096), 4096, &damaged);
+        assert_eq!(answer.unwrap_err(), Fault::Padding { offset });
+    }
+}
+
+/// Checksums are no proof against a writer that is wrong: a header that places its segment elsewhere has
+/// every record of it read at another Lsn.
+#[test]
+fn a_segment_header_with_a_base_of_its_own_is_refused() {
+    let mut block = vec![0; 4096];
+    SegmentHeader::new(&identity(), 3, Origin::Zeroed).unwrap().encode(&identity(), &mut block);
+    let fields: [(usize, &[u8], &str); 6] = [
+        (14, &[2], "checksum kind"),
+        (15, &[3], "origin"),
+        (40, &(2_u64 << 20).to_le_bytes(), "sequence or base"),
+        (48, &(2_u64 << 20).to_le_bytes(), "segment bytes"),
+        (56, &8192_u32.to_le_bytes(), "block bytes"),
+        (64, &[1], "zeros"),
+    ];
+    for (offset, value, field) in fields {
+        let mut other = block.clone();
+        other[offset..offset + value.len()].copy_from_slice(value);
+        let crc = crc32fast::hash(&other[12..]);
+        other[8..12].copy_from_slice(&crc.to_le_bytes());
+        let answer = SegmentHeader::decode(&identity(), &other);
+        assert_eq!(answer, Err(HeaderFault::Field(field)));
+    }
+}
+
+/// Somebody restores a damaged log by hand, from what the error says: a place or a sum that is left out
+/// costs a day.
+#[test]
+fn faults_tell_what_they_know() {
+    let lsn = Lsn::new(4711);
+    let (expected, found) = (0xab12, 0xcd34);
+    let frames: [(Fault, &[&str]); 11] = [
+        (Fault::Blank, &["zeros"]),
+        (Fault::Short { found: 4712 }, &["4712"]),
+        (Fault::Magic, &["no frame header"]),
+        (Fault::HeaderCrc { lsn, expected, found }, &["0000ab12", "0000cd34"]),
+        (Fault::Place { found: lsn }, &["4711"]),
+        (Fault::Purpose { found: 4713 }, &["4713"]),
+        (Fault::RecordHeader { lsn }, &["4711"]),
+        (Fault::RecordCrc { lsn, expected, found }, &["4711", "0000ab12", "0000cd34"]),
+        (Fault::RecordCount { expected: 4714, found: 4715 }, &["4714", "4715"]),
+        (Fault::BatchOpen, &["batch"]),
+        (Fault::Padding { offset: 4716 }, &["4716"]),
+    ];
+    for (fault, words) in frames {
+        let text = fault.to_string();
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    }
+    let headers: [(HeaderFault, &[&str]); 7] = [
+        (HeaderFault::Blank, &["zeros"]),
+        (HeaderFault::Short { found: 4712 }, &["4712"]),
+        (HeaderFault::Magic, &["magic"]),
+        (HeaderFault::Version { found: 4713 }, &["4713"]),
+        (HeaderFault::Crc { expected, found }, &["0000ab12", "0000cd34"]),
+        (HeaderFault::OtherLog { found: log() }, &["101112131415161718191a1b1c1d1e1f"]),
+        (HeaderFault::Field("origin"), &["origin"]),
+    ];
+    for (fault, words) in headers {
+        let text = fault.to_string();
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    }
+}
+
 #[test]
 fn every_truncation_of_a_frame_is_found() {
     let whole = frame(4096, &[(&[9; 5000], RecordKind::Data, false)]);

@@ -1,6 +1,8 @@
 //! Stories of opens and replays, on logs made by hand.
 
 mod damage;
+mod edges;
+mod host;
 mod tails;
 
 use super::Replay;
