@@ -9,7 +9,7 @@ use wal::{
     Lsn, Options, Wal,
     format::{self, LogId, RecordKind, WriterSeed},
 };
-use wal_benches::{
+use wal_bench::{
     disk::fresh_directory,
     log::{RecycledLog, time_appends},
 };

@@ -1,12 +1,13 @@
-//! The two contestants that have no log: the least code that acknowledges only what is durable.
+//! Contestants that have no log: the least code that groups the records of several writers and
+//! acknowledges only what is durable.
 
 use std::{io, mem, ops::DerefMut, sync::PoisonError};
 
 use aligned::Buffer;
 use parking_lot::Mutex;
-
-use crate::{
-    disk::{BLOCK_BYTES, DirectFile, Method, bytes_u64, zeroed},
+use wal_bench::{
+    disk::{BLOCK_BYTES, DiskFile, Method, zeroed},
+    figures::bytes_u64,
     measure::Durable,
 };
 
@@ -15,44 +16,6 @@ const GROUP_BYTES_MAX: usize = 1 << 20;
 
 /// The length that goes before each record of a group.
 const LENGTH_BYTES: usize = size_of::<u32>();
-
-/// The *single floor*: each record is one 4 KiB overwrite, the next block each time.
-#[derive(Debug)]
-pub struct SingleFloor {
-    file: DirectFile,
-    method: Method,
-    /// Uncontended with one writer, where it costs some 20 ns of a write's 100 µs.
-    block: Mutex<Block>,
-}
-
-#[derive(Debug)]
-struct Block {
-    buffer: Buffer,
-    offset: u64,
-}
-
-impl SingleFloor {
-    /// A floor that overwrites `file`, front to back and round again.
-    ///
-    /// # Errors
-    ///
-    /// When there is no memory for one block.
-    pub fn new(file: DirectFile, method: Method) -> io::Result<Self> {
-        let block = Block { buffer: zeroed(BLOCK_BYTES)?, offset: 0 };
-        Ok(Self { file, method, block: Mutex::new(block) })
-    }
-}
-
-impl Durable for SingleFloor {
-    fn append_durable(&self, payload: &[u8]) {
-        let mut block = self.block.lock();
-        let Block { buffer, offset } = &mut *block;
-        let bytes = buffer.as_mut_slice();
-        bytes[..payload.len()].copy_from_slice(payload);
-        self.file.write_durable(bytes, *offset, self.method).expect("a floor's write failed");
-        *offset = (*offset + bytes_u64(BLOCK_BYTES)) % self.file.bytes();
-    }
-}
 
 /// The *group floor*: leader-based group commit as one would write it in an afternoon.
 ///
@@ -65,7 +28,7 @@ impl Durable for SingleFloor {
 /// two, which are faster here, stand beside it so that a table hides nothing.
 #[derive(Debug)]
 pub struct GroupFloor<M> {
-    file: DirectFile,
+    file: DiskFile,
     method: Method,
     group: M,
 }
@@ -104,7 +67,7 @@ impl<M: Monitor> GroupFloor<M> {
     /// # Panics
     ///
     /// Unless the file holds at least two of the largest groups.
-    pub fn new(file: DirectFile, method: Method) -> io::Result<Self> {
+    pub fn new(file: DiskFile, method: Method) -> io::Result<Self> {
         assert!(file.bytes() >= 2 * bytes_u64(GROUP_BYTES_MAX), "too short: {}", file.bytes());
         let group = Group {
             filling: zeroed(GROUP_BYTES_MAX)?,
@@ -119,7 +82,8 @@ impl<M: Monitor> GroupFloor<M> {
 }
 
 impl<M: Monitor> Durable for GroupFloor<M> {
-    fn append_durable(&self, payload: &[u8]) {
+    /// A write that fails ends the program: the others of its group wait for an answer.
+    fn append_durable(&self, payload: &[u8]) -> io::Result<()> {
         let mut group = self.group.lock();
         while !group.has_room(payload) {
             group = self.group.wait(group);
@@ -142,8 +106,9 @@ impl<M: Monitor> Durable for GroupFloor<M> {
             group.spare = Some(taken);
             group.durable = upto;
             self.group.tell_all(group);
-            return; // A leader's own record is in the group it wrote.
+            return Ok(()); // A leader's own record is in the group it wrote.
         }
+        Ok(())
     }
 }
 
@@ -267,7 +232,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::disk::{Fill, fresh_directory};
+    use wal_bench::disk::{Fill, fresh_directory};
 
     const WRITERS: u32 = 8;
     const EACH: u32 = 50;
@@ -281,14 +246,14 @@ mod tests {
 
     fn each_record_once<M: Monitor>() {
         let directory = fresh_directory(None).unwrap();
-        let file = DirectFile::prepare(&directory.path().join("f"), 4 << 20, Fill::Zeros).unwrap();
+        let file = DiskFile::prepare(&directory.path().join("f"), 4 << 20, Fill::Zeros).unwrap();
         let floor = GroupFloor::<M>::new(file, Method::Dsync).unwrap();
         thread::scope(|scope| {
             for writer in 0..WRITERS {
                 let floor = &floor;
                 scope.spawn(move || {
                     for turn in 0..EACH {
-                        floor.append_durable(&(writer * EACH + turn).to_le_bytes());
+                        floor.append_durable(&(writer * EACH + turn).to_le_bytes()).unwrap();
                     }
                 });
             }
@@ -298,19 +263,6 @@ mod tests {
         let mut found = records(content.as_mut_slice());
         found.sort_unstable();
         assert_eq!(found, (0..WRITERS * EACH).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn the_single_floor_writes_one_block_a_record() {
-        let directory = fresh_directory(None).unwrap();
-        let file = DirectFile::prepare(&directory.path().join("f"), 1 << 20, Fill::Zeros).unwrap();
-        let floor = SingleFloor::new(file, Method::Dsync).unwrap();
-        floor.append_durable(b"one");
-        floor.append_durable(b"two");
-        let mut content = zeroed(1 << 20).unwrap();
-        floor.file.read(content.as_mut_slice(), 0).unwrap();
-        assert_eq!(&content.as_mut_slice()[..3], b"one");
-        assert_eq!(&content.as_mut_slice()[BLOCK_BYTES..][..3], b"two");
     }
 
     /// Every 4-byte record of a written file: groups start on blocks, a zero length ends one.

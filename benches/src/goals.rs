@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{measure::Spread, report};
+use wal_bench::{figures::Spread, report::table::titled};
 
 /// One requirement and what was measured for it.
 #[derive(Clone, Debug)]
@@ -64,8 +64,7 @@ pub fn summary(goals: &[Goal]) -> String {
         ]);
     }
     let met = goals.iter().filter(|goal| goal.is_met()).count();
-    let text =
-        report::table("requirements; a ratio's low and high are those of single rounds", &rows);
+    let text = titled("requirements; a ratio's low and high are those of single rounds", &rows);
     format!("{text}{met} of {} met\n", goals.len())
 }
 

@@ -1,15 +1,18 @@
 /*!
 The `wal` command.
 
-`wal torture` kills a writing process again and again and checks what is left; `append`, `dump`,
-`ls` and `verify` fill a log and look into it. The last three never write and need no lock.
+`wal torture` kills a writing process again and again and checks what is left; `bench` measures the log
+beside what its disk can do; `append`, `dump`, `ls` and `verify` fill a log and look into it. The last
+three never write and need no lock.
 
 Exit status: 0 done and well; 1 a torture that failed, an `append` that could not go on, a torn
-tail; 2 corruption; 3 the log or the output cannot be read or written; 64 a wrong command line.
+tail; 2 corruption; 3 the log, the output or the disk to measure cannot be read or written; 64 a wrong
+command line; 128 and the signal's number for a `bench` that was interrupted.
 */
 #![forbid(unsafe_code)]
 
 mod append;
+mod bench;
 mod dump;
 mod ls;
 mod output;
@@ -37,6 +40,20 @@ enum Command {
     /// checked bit for bit. A kill leaves what the kernel holds: losing that as well, as a power
     /// cut does, is what the simulated disk of the crate `wal-sim` is for.
     Torture(torture::Arguments),
+    /// Measure the log beside what its disk can do, and print how near it comes
+    ///
+    /// In a fresh directory below DIR, removed afterwards, the log and the least that the disk and the
+    /// processor must do for the same promise take turns, round by round. Each ratio is the median of
+    /// those of single rounds; 1 is the floor itself. Interrupted, it removes its directory and exits
+    /// with 128 and the signal's number; killed with SIGKILL, it leaves a directory `wal-bench-*`.
+    ///
+    /// R_lat: a raw durable write as long as a frame / append and wait, p50, one writer.
+    /// R_grp(N): records of N writers / N in each raw write. R_bw: appends that nobody waits for /
+    /// sequential durable writes. R_cpu: addition, copy and checksum / an append without waiting.
+    /// R_rec: replay / sequential reads. R_rot: p99.9 with a new segment every second / without; the
+    /// one where less is better. R_space: payload / bytes of the segments.
+    #[command(verbatim_doc_comment)]
+    Bench(bench::Arguments),
     /// Append records from standard input, one a line; durable when it exits with 0
     Append(append::Arguments),
     /// Print the records
@@ -74,6 +91,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Torture(arguments) => torture::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Append(arguments) => append::run(&arguments),
         Command::Dump(arguments) => dump::run(&arguments),
         Command::Ls(arguments) => ls::run(&arguments),

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use wal_benches::disk::Method;
+use wal_bench::disk::Method;
 
 pub(crate) const USAGE: &str = "\
 usage: compare [--rounds N] [--seconds S] [--dir DIR] [--only WORKLOAD].. [--method METHOD]

@@ -2,12 +2,15 @@
 
 use std::fs;
 
-use wal_benches::{
-    disk::Fill,
-    floors::{ParkingGroupFloor, SimplestGroupFloor, SingleFloor, StdGroupFloor},
-    goals::{Bound, Goal},
+use wal_bench::{
+    disk::{BLOCK_BYTES, Fill},
+    floors::SingleFloor,
     log::RecycledLog,
     measure::{Durable, Figures, Load, Summary, interleave},
+};
+use wal_benches::{
+    floors::{ParkingGroupFloor, SimplestGroupFloor, StdGroupFloor},
+    goals::{Bound, Goal},
     report,
 };
 
@@ -24,7 +27,8 @@ const LOG_SPAN: u64 = 16 << 20;
 /// its stronger forms stand beside it.
 pub(crate) fn closed_loop(bench: &Bench, writers: usize) -> Outcome {
     let file = |name| bench.file(name, FLOOR_FILE_BYTES, Fill::Zeros);
-    let single = SingleFloor::new(file("single")?, bench.method)?;
+    let single_file = file("single")?;
+    let single = SingleFloor::new(&single_file, bench.method, BLOCK_BYTES)?;
     let group = SimplestGroupFloor::new(file("group")?, bench.method)?;
     let unlocked = StdGroupFloor::new(file("group-unlocked")?, bench.method)?;
     let parking = ParkingGroupFloor::new(file("group-parking")?, bench.method)?;
@@ -43,7 +47,7 @@ pub(crate) fn closed_loop(bench: &Bench, writers: usize) -> Outcome {
 
     let load = Load { writers, payload_bytes: RECORD_BYTES, duration: bench.arguments.duration };
     let before = log.wal().stats();
-    let summaries = interleave(&contestants, &load, bench.arguments.rounds);
+    let summaries = interleave(&contestants, &load, bench.arguments.rounds)?;
     let after = log.wal().stats();
     let title = format!("{writers} writer(s), {RECORD_BYTES} bytes, each record durable");
     print!("{}", report::durable_table(&title, &summaries));

@@ -2,7 +2,7 @@
 //! the log kept what it is held to.
 //!
 //! Each workload is a module. To add a contestant: implement
-//! [`Durable`](wal_benches::measure::Durable) or [`Transfer`](wal_benches::measure::Transfer) for
+//! [`Durable`](wal_bench::measure::Durable) or [`Transfer`](wal_bench::measure::Transfer) for
 //! it, and push it where the list of its workload is made.
 
 #![forbid(unsafe_code)]
@@ -16,8 +16,8 @@ mod small;
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
+use wal_bench::disk::{DiskFile, Fill, Method, fresh_directory};
 use wal_benches::{
-    disk::{DirectFile, Fill, Method, fresh_directory},
     goals::{self, Goal},
     report,
 };
@@ -52,15 +52,20 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     println!("{}", report::machine(directory.path())?);
     let path = directory.path().to_path_buf();
     let mut bench = Bench { directory: path, arguments, method: Method::Dsync };
-    let (probed, medians) = Method::probe(&bench.file("probe", FLOOR_FILE_BYTES, Fill::Zeros)?)?;
-    bench.method = bench.arguments.method.unwrap_or(probed);
+    let file = bench.file("probe", FLOOR_FILE_BYTES, Fill::Zeros)?;
+    if !file.is_direct() {
+        return Err("no direct I/O here: the figures would be the page cache's".into());
+    }
+    let probed = Method::probe(&file)?;
+    drop(file);
+    bench.method = bench.arguments.method.unwrap_or(probed.best());
     println!(
         "method: {}; probe, 4 KiB: {} {:?}, {} {:?}; medians of {} rounds of {:?}; {}",
         bench.method,
         Method::ALL[0],
-        medians[0],
+        probed.durable[0].unwrap_or_default(),
         Method::ALL[1],
-        medians[1],
+        probed.durable[1].unwrap_or_default(),
         bench.arguments.rounds,
         bench.arguments.duration,
         report::load(),
@@ -90,9 +95,9 @@ struct Bench {
 
 impl Bench {
     /// A fresh file. Its name is free again at once: it lives as long as it is open.
-    fn file(&self, name: &str, bytes: u64, fill: Fill) -> Result<DirectFile, Box<dyn Error>> {
+    fn file(&self, name: &str, bytes: u64, fill: Fill) -> Result<DiskFile, Box<dyn Error>> {
         let path = self.directory.join(name);
-        let file = DirectFile::prepare(&path, bytes, fill)?;
+        let file = DiskFile::prepare(&path, bytes, fill)?;
         std::fs::remove_file(path)?;
         Ok(file)
     }

@@ -3,11 +3,15 @@
 use std::fs;
 
 use wal::Options;
-use wal_benches::{
-    disk::{Direction, Fill, Sequential},
-    goals::{Bound, Goal},
+use wal_bench::{
+    disk::Fill,
+    figures::Spread,
     log::{FreshLog, RecycledLog},
-    measure::{Spread, Transfer, TransferSummary, interleave_transfers},
+    measure::{Transfer, TransferSummary, interleave_transfers},
+    sequential::{Direction, Sequential},
+};
+use wal_benches::{
+    goals::{Bound, Goal},
     report,
 };
 
@@ -36,12 +40,12 @@ const VARIANTS: [(u32, u32, u64); 9] = [
 ];
 
 pub(crate) fn pipeline(bench: &Bench, variants: bool) -> Outcome {
-    let file = bench.file("sweep", FILE_BYTES, Fill::Zeros)?;
+    let files = [bench.file("sweep", FILE_BYTES, Fill::Zeros)?];
     let mut limits = Vec::new();
     for block_bytes in Sequential::WRITE_BLOCK_BYTES {
         for depth in Sequential::DEPTHS {
             let direction = Direction::Write(bench.method);
-            limits.push(Sequential::new(&file, direction, block_bytes, depth)?);
+            limits.push(Sequential::new(&files, direction, block_bytes, depth)?);
         }
     }
     let directory = bench.directory.join("pipeline");
@@ -70,7 +74,12 @@ pub(crate) fn pipeline(bench: &Bench, variants: bool) -> Outcome {
     }
     contestants.push(("wal, fresh slots".to_owned(), &fresh));
     let duration = bench.arguments.duration / PART;
+    let created = || logs.iter().map(|(_, log)| log.wal().stats().segments_created).sum::<u64>();
+    let before = created();
     let summaries = interleave_transfers(&contestants, duration, bench.arguments.rounds)?;
+    if created() != before {
+        return Err("a slot was created where all should be recycled".into());
+    }
     let title = "one writer of 1 KiB records, nobody waiting, and sequential durable writes";
     print!("{}", report::transfer_table(title, &summaries, limits.len()));
     let stats = logs[0].1.wal().stats();

@@ -2,11 +2,15 @@
 
 use std::{fs, time::Duration};
 
-use wal_benches::{
-    disk::{Direction, Fill, Sequential},
-    goals::{Bound, Goal},
-    measure::{Spread, Transfer, TransferSummary, float, interleave_transfers},
+use wal_bench::{
+    disk::Fill,
+    figures::{Spread, float},
+    measure::{Transfer, TransferSummary, interleave_transfers},
     replaying::{OPEN_SEGMENTS, ReplayedLog, WarmLog},
+    sequential::{Direction, Sequential},
+};
+use wal_benches::{
+    goals::{Bound, Goal},
     report,
 };
 
@@ -26,11 +30,11 @@ pub(crate) fn replay(bench: &Bench) -> Outcome {
     let bytes = bench.arguments.replay_gib << 30;
     let path = bench.directory.join("replayed");
     let log = ReplayedLog::create(&path, RECORD_BYTES, bytes / 1024)?;
-    let file = bench.file("sweep", bytes, Fill::Pattern)?;
+    let files = [bench.file("sweep", bytes, Fill::Pattern)?];
     let mut limits = Vec::new();
     for block_bytes in Sequential::READ_BLOCK_BYTES {
         for depth in Sequential::DEPTHS {
-            limits.push(Sequential::new(&file, Direction::Read, block_bytes, depth)?);
+            limits.push(Sequential::new(&files, Direction::Read, block_bytes, depth)?);
         }
     }
     let mut contestants: Vec<(String, &dyn Transfer)> = Vec::new();
@@ -48,7 +52,7 @@ pub(crate) fn replay(bench: &Bench) -> Outcome {
     let best = TransferSummary::best(&summaries[..limits.len()]);
     let mut goals = vec![against("replay of 1 KiB, MiB/s", 0.8, &summaries[limits.len()], best)];
     goals.extend(open(bench, &log)?);
-    drop(file);
+    drop(files);
     fs::remove_dir_all(path)?;
     Ok(goals)
 }

@@ -3,11 +3,11 @@
 use std::{error::Error, fs};
 
 use wal::{Options, Wal};
-use wal_benches::{
-    goals::{Bound, Goal},
+use wal_bench::{
+    figures::{Spread, float},
     log::{RecycledLog, time_appends},
-    measure::{Spread, float},
 };
+use wal_benches::goals::{Bound, Goal};
 
 use crate::{Bench, Outcome};
 

@@ -14,7 +14,8 @@ use wal::{
 };
 
 use crate::{
-    disk::{BLOCK_BYTES, DirectFile, bytes_u64, zeroed},
+    disk::{BLOCK_BYTES, DiskFile, zeroed},
+    figures::{bytes_u64, float},
     log,
     measure::{Transfer, Transferred},
 };
@@ -40,7 +41,7 @@ impl ReplayedLog {
     ///
     /// The log's.
     pub fn create(path: &Path, record_bytes: usize, records: u64) -> wal::Result<Self> {
-        let wal = log::open(path, &Options::new())?;
+        let (wal, _) = log::open(path, &Options::new())?;
         fill(&wal, record_bytes, records)?;
         wal.close()?;
         let payload_bytes = records * bytes_u64(record_bytes);
@@ -64,6 +65,15 @@ impl ReplayedLog {
     ///
     /// The system's.
     pub fn open_floor(&self) -> io::Result<OpenFloor> {
+        Ok(OpenFloor { slots: self.slots()? })
+    }
+
+    /// The files of its segments, in the order of the log.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn slots(&self) -> io::Result<Vec<PathBuf>> {
         let mut slots = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let path = entry?.path();
@@ -74,7 +84,7 @@ impl ReplayedLog {
         }
         // None was ever recycled, so the order of names is that of the segments.
         slots.sort_unstable();
-        Ok(OpenFloor { slots })
+        Ok(slots)
     }
 }
 
@@ -110,7 +120,7 @@ impl OpenFloor {
         let mut bytes = 0;
         let mut files = Vec::new();
         for slot in &self.slots {
-            let file = DirectFile::open(slot)?;
+            let file = DiskFile::open(slot)?;
             file.read(&mut buffer[..BLOCK_BYTES], 0)?;
             bytes += bytes_u64(BLOCK_BYTES);
             files.push(file);
@@ -161,7 +171,7 @@ impl WarmLog {
         if records != self.records {
             return Err(io::Error::other(format!("{records} of {} records", self.records)));
         }
-        Ok(crate::measure::float(records) / elapsed.as_secs_f64())
+        Ok(float(records) / elapsed.as_secs_f64())
     }
 }
 

@@ -11,6 +11,8 @@ use std::{
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::figures::{Spread, float};
+
 /// Part of each run that is not counted: adaptive contestants settle, processors wake.
 const WARM_UP_PART: u32 = 8;
 
@@ -19,9 +21,12 @@ const LATENCY_MAX: Duration = Duration::from_secs(60);
 
 /// A contestant whose writers each wait for their own record.
 pub trait Durable: Sync {
-    /// Returns once `payload` is on stable storage. Panics if it cannot be: a benchmark with a
-    /// failed write has no result.
-    fn append_durable(&self, payload: &[u8]);
+    /// Returns once `payload` is on stable storage.
+    ///
+    /// # Errors
+    ///
+    /// The first one met; the run has no result then.
+    fn append_durable(&self, payload: &[u8]) -> io::Result<()>;
 }
 
 /// A contestant that moves bytes as fast as it can: writes that nobody waits for, or reads.
@@ -42,6 +47,14 @@ pub struct Transferred {
     pub bytes: u64,
     /// From the first to the last of them.
     pub elapsed: Duration,
+}
+
+impl Transferred {
+    /// MiB a second.
+    #[must_use]
+    pub fn per_second(&self) -> f64 {
+        float(self.bytes >> 10) / 1024.0 / self.elapsed.as_secs_f64()
+    }
 }
 
 /// A closed loop: each writer appends its next record when its last one is durable.
@@ -68,17 +81,6 @@ pub struct Figures {
     pub p999: f64,
     /// Processor time of the whole process for each record, µs.
     pub cpu: f64,
-}
-
-/// A value over the rounds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
-    /// The middle one.
-    pub median: f64,
-    /// The lowest.
-    pub low: f64,
-    /// The highest.
-    pub high: f64,
 }
 
 /// All rounds of one contestant.
@@ -133,52 +135,27 @@ impl TransferSummary {
     }
 }
 
-impl Spread {
-    /// Median by median, as the tables have it; the lowest and the highest of single rounds, whose
-    /// two figures were measured one after the other.
-    #[must_use]
-    pub fn of_ratio(values: &[f64], base: &[f64]) -> Self {
-        let pairs = values.iter().zip(base).map(|(value, base)| value / base).collect();
-        let median = Self::of(values.to_vec()).median / Self::of(base.to_vec()).median;
-        Self { median, ..Self::of(pairs) }
-    }
-
-    /// The spread of `values`.
-    ///
-    /// # Panics
-    ///
-    /// Without values.
-    #[must_use]
-    pub fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        let median = if values.len().is_multiple_of(2) {
-            f64::midpoint(values[middle - 1], values[middle])
-        } else {
-            values[middle]
-        };
-        Self { median, low: values[0], high: values[values.len() - 1] }
-    }
-}
-
 /// Runs `contestants` in turn, A B A B, for `rounds` rounds. What drifts (the host, its other
 /// guests) drifts under all of them.
-#[must_use]
+///
+/// # Errors
+///
+/// The first of a contestant.
 pub fn interleave(
     contestants: &[(&str, &dyn Durable)],
     load: &Load,
     rounds: usize,
-) -> Vec<Summary> {
+) -> io::Result<Vec<Summary>> {
     let mut summaries: Vec<_> = contestants
         .iter()
         .map(|&(name, _)| Summary { name: name.to_owned(), rounds: Vec::new() })
         .collect();
     for _ in 0..rounds {
         for (&(_, contestant), summary) in contestants.iter().zip(&mut summaries) {
-            summary.rounds.push(closed_loop(contestant, load));
+            summary.rounds.push(closed_loop(contestant, load, || ())?.figures);
         }
     }
-    summaries
+    Ok(summaries)
 }
 
 /// [`interleave`] for bandwidth; each transfer runs for `duration` a round.
@@ -194,8 +171,7 @@ pub fn interleave_transfers(
     let mut bandwidths = vec![Vec::new(); contestants.len()];
     for _ in 0..rounds {
         for ((_, contestant), bandwidths) in contestants.iter().zip(&mut bandwidths) {
-            let moved = contestant.transfer(duration)?;
-            bandwidths.push(float(moved.bytes >> 10) / 1024.0 / moved.elapsed.as_secs_f64());
+            bandwidths.push(contestant.transfer(duration)?.per_second());
         }
     }
     let named = contestants.iter().zip(bandwidths);
@@ -204,12 +180,36 @@ pub fn interleave_transfers(
         .collect())
 }
 
-/// One round of one contestant.
+/// One round of one contestant, and what was seen at both ends of the counted window.
+#[derive(Clone, Debug)]
+pub struct Observed<T> {
+    /// The usual figures.
+    pub figures: Figures,
+    /// Every counted latency, in ns.
+    pub latencies: Histogram<u64>,
+    /// The length of the window.
+    pub window: Duration,
+    /// What `look` saw when it began.
+    pub before: T,
+    /// What `look` saw when it ended.
+    pub after: T,
+}
+
+/// One round of one contestant. `look` is called at both ends of the counted window, while all
+/// writers are alive.
 ///
 /// A record counts for the throughput if it *ends* in the counted window, and for the latency if it
 /// *starts* there: so a stall across the window's end is not forgotten, and one across its start not
 /// counted twice.
-pub fn closed_loop(contestant: &dyn Durable, load: &Load) -> Figures {
+///
+/// # Errors
+///
+/// The contestant's. The other writers end with their next record.
+pub fn closed_loop<T>(
+    contestant: &dyn Durable,
+    load: &Load,
+    look: impl Fn() -> T,
+) -> io::Result<Observed<T>> {
     let barrier = Barrier::new(load.writers + 1);
     let counting = AtomicBool::new(false);
     let stop = AtomicBool::new(false);
@@ -221,7 +221,10 @@ pub fn closed_loop(contestant: &dyn Durable, load: &Load) -> Figures {
         while !stop.load(Ordering::Relaxed) {
             let counted_start = counting.load(Ordering::Relaxed);
             let started = Instant::now();
-            contestant.append_durable(&payload);
+            if let Err(error) = contestant.append_durable(&payload) {
+                stop.store(true, Ordering::Relaxed);
+                return Err(error);
+            }
             let elapsed = started.elapsed();
             if counted_start {
                 latencies.saturating_record(nanos(elapsed));
@@ -230,63 +233,54 @@ pub fn closed_loop(contestant: &dyn Durable, load: &Load) -> Figures {
                 ended_count += 1;
             }
         }
-        (latencies, ended_count)
+        Ok((latencies, ended_count))
     };
     thread::scope(|scope| {
         let threads: Vec<_> = (0..load.writers).map(|_| scope.spawn(write)).collect();
         barrier.wait();
         thread::sleep(load.duration / WARM_UP_PART);
         counting.store(true, Ordering::Relaxed);
+        let before = look();
         let (cpu_before, started) = (process_cpu(), Instant::now());
         thread::sleep(load.duration);
         counting.store(false, Ordering::Relaxed);
-        let (elapsed, cpu) = (started.elapsed(), process_cpu() - cpu_before);
+        let (window, cpu) = (started.elapsed(), process_cpu() - cpu_before);
+        let after = look();
         stop.store(true, Ordering::Relaxed);
 
         let mut latencies = histogram();
         let mut ended_count: u64 = 0;
         for thread in threads {
-            let (of_thread, ended_of_thread) = thread.join().expect("a writer panicked");
+            let (of_thread, ended_of_thread) = thread.join().expect("a writer panicked")?;
             latencies.add(of_thread).expect("both histograms have the same bounds");
             ended_count += ended_of_thread;
         }
         let records = float(ended_count.max(1));
         let quantile = |quantile| float(latencies.value_at_quantile(quantile)) / 1e3;
-        Figures {
-            per_second: float(ended_count) / elapsed.as_secs_f64(),
+        let figures = Figures {
+            per_second: float(ended_count) / window.as_secs_f64(),
             p50: quantile(0.5),
             p99: quantile(0.99),
             p999: quantile(0.999),
             cpu: cpu.as_secs_f64() * 1e6 / records,
-        }
+        };
+        Ok(Observed { figures, latencies, window, before, after })
     })
 }
 
-/// The middle of `values`, the upper one of two.
-pub(crate) fn median<T: Ord + Copy>(values: &mut [T]) -> T {
-    values.sort_unstable();
-    values[values.len() / 2]
-}
-
 /// Processor time of all threads of this process, those that have ended included.
-fn process_cpu() -> Duration {
+pub(crate) fn process_cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::try_from(time).expect("processor time is not negative")
 }
 
-fn histogram() -> Histogram<u64> {
+/// For latencies in ns.
+pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, nanos(LATENCY_MAX), 3).expect("the bounds are in order")
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// A count as a figure.
-#[must_use]
-#[expect(clippy::as_conversions, reason = "no lossless form; counts stay far below 2^53")]
-pub fn float(count: u64) -> f64 {
-    count as f64
 }
 
 #[cfg(test)]
@@ -298,10 +292,11 @@ mod tests {
     struct Counting(AtomicU64);
 
     impl Durable for Counting {
-        fn append_durable(&self, payload: &[u8]) {
+        fn append_durable(&self, payload: &[u8]) -> io::Result<()> {
             assert_eq!(payload.len(), 128);
             self.0.fetch_add(1, Ordering::Relaxed);
             thread::sleep(Duration::from_micros(50));
+            Ok(())
         }
     }
 
@@ -309,7 +304,7 @@ mod tests {
     fn every_contestant_runs_every_round() {
         let (a, b) = (Counting(AtomicU64::new(0)), Counting(AtomicU64::new(0)));
         let load = Load { writers: 3, payload_bytes: 128, duration: Duration::from_millis(20) };
-        let summaries = interleave(&[("a", &a), ("b", &b)], &load, 3);
+        let summaries = interleave(&[("a", &a), ("b", &b)], &load, 3).unwrap();
         assert_eq!(summaries.len(), 2);
         assert!(summaries.iter().all(|summary| summary.rounds.len() == 3));
         assert!(a.0.load(Ordering::Relaxed) > 0 && b.0.load(Ordering::Relaxed) > 0);
@@ -317,16 +312,34 @@ mod tests {
         assert!(figures.p50 >= 50.0 && figures.p50 <= figures.p99 && figures.p99 <= figures.p999);
     }
 
-    #[test]
-    fn a_spread_is_the_middle_and_the_ends() {
-        let odd = Spread::of(vec![3.0, 1.0, 2.0]);
-        assert_eq!(odd, Spread { median: 2.0, low: 1.0, high: 3.0 });
-        assert_eq!(Spread::of(vec![4.0, 1.0, 2.0, 3.0]).median.to_bits(), 2.5_f64.to_bits());
+    struct Failing(AtomicU64);
+
+    impl Durable for Failing {
+        fn append_durable(&self, _: &[u8]) -> io::Result<()> {
+            match self.0.fetch_add(1, Ordering::Relaxed) {
+                10 => Err(io::Error::other("the eleventh")),
+                _ => Ok(()),
+            }
+        }
     }
 
+    /// One writer fails: the others end, and what failed is told.
     #[test]
-    fn a_ratio_is_that_of_the_medians() {
-        let ratio = Spread::of_ratio(&[2.0, 8.0, 4.0], &[1.0, 2.0, 8.0]);
-        assert_eq!(ratio, Spread { median: 2.0, low: 0.5, high: 4.0 });
+    fn a_failed_write_ends_the_run() {
+        let load = Load { writers: 3, payload_bytes: 1, duration: Duration::from_millis(5) };
+        let failed = closed_loop(&Failing(AtomicU64::new(0)), &load, || ()).unwrap_err();
+        assert_eq!(failed.to_string(), "the eleventh");
+    }
+
+    /// What is looked at is seen twice, and between the two the records of the window end.
+    #[test]
+    fn both_ends_of_the_window_are_seen() {
+        let contestant = Counting(AtomicU64::new(0));
+        let load = Load { writers: 2, payload_bytes: 128, duration: Duration::from_millis(20) };
+        let seen = || contestant.0.load(Ordering::Relaxed);
+        let observed = closed_loop(&contestant, &load, seen).unwrap();
+        assert!(observed.after > observed.before);
+        assert!(observed.window >= load.duration);
+        assert!(!observed.latencies.is_empty());
     }
 }
