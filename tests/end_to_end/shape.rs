@@ -253,7 +253,7 @@ fn unsafe_code_is_where_it_is_allowed() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    for name in ["wal", "wal-cli", "wal-sim"] {
+    for name in ["wal", "wal-bench", "wal-cli", "wal-sim"] {
         for file in ["lib.rs", "main.rs"] {
             let path = root().join("crates").join(name).join("src").join(file);
             let Ok(text) = fs::read_to_string(&path) else { continue };
@@ -340,7 +340,25 @@ fn library_roots_hold_no_code() {
 const DEPENDENCIES: &[(&str, &[&str], &[&str])] = &[
     ("aligned", &["rustix"], &["nix"]),
     ("wal", &["aligned", "crc32fast", "nix", "parking_lot", "rustix"], &["tempfile"]),
-    ("wal-cli", &["clap", "hdrhistogram", "rustix", "serde_json", "wal"], &["tempfile"]),
+    (
+        "wal-bench",
+        &[
+            "aligned",
+            "crc32fast",
+            "hdrhistogram",
+            "parking_lot",
+            "rustix",
+            "serde_json",
+            "tempfile",
+            "wal",
+        ],
+        &[],
+    ),
+    (
+        "wal-cli",
+        &["clap", "hdrhistogram", "nix", "rustix", "serde_json", "wal", "wal-bench"],
+        &["tempfile"],
+    ),
     ("wal-sim", &["aligned", "parking_lot", "wal"], &["tempfile"]),
 ];
 
