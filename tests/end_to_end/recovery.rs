@@ -16,6 +16,7 @@ use wal::{
     format::Purpose,
     io::{Memory, Storage},
 };
+use wal_tests::fault::{self, EIO, Fault, Faulty, On};
 
 /// One bit of the last segment's header flips in a log that was not closed. A scan that only looks
 /// at slots with a valid header would take the slot for a free one and the segment before it for
@@ -243,6 +244,25 @@ fn slots_are_flushed_before_anything_is_presented() {
         matches!(event.verb, Verb::Write | Verb::WriteDurable | Verb::Create | Verb::Rename)
     });
     assert_eq!(written, None, "an open without finish() wrote");
+}
+
+/// A whole log was moved here a second ago, and whoever opens it expects one. Neither the directory's own
+/// name nor the identity may be durable yet, and what is acknowledged next would go with them: an open that
+/// cannot make them so is none.
+#[test]
+fn a_log_whose_place_cannot_be_made_durable_is_not_opened() {
+    let disk = Faulty::in_memory();
+    open(&small(), &disk).unwrap().1.close().unwrap();
+    for create in [Create::IfMissing, Create::Never] {
+        let options = small().create(create);
+        for on in [On::every(fault::Verb::Create), On::every(fault::Verb::Sync).in_file("identity")]
+        {
+            disk.control().fail(Fault::once(on.clone(), EIO));
+            let outcome = open(&options, &disk);
+            assert_eq!(kind(&outcome), Some(ErrorKind::Io), "{on:?}");
+            assert!(open(&options, &disk).is_ok(), "{on:?}");
+        }
+    }
 }
 
 /// A log of many segments is opened after a crash: what is read is one block of every slot and

@@ -3,8 +3,14 @@
 //! `WAL_SIM_STATES` says how many states are checked, `WAL_SIM_SEED` which. `examples/explore.rs` is
 //! the same as a command, for millions.
 
-use std::{env, thread};
-use wal_sim::{Explorer, LogProgram};
+use crate::script::{Script, options};
+use aligned::Buffer;
+use std::{env, thread, time::Duration};
+use wal::{
+    ErrorKind, Lsn, VerifyVerdict,
+    io::{File as _, Host as _, Storage as _},
+};
+use wal_sim::{Disk, DiskOptions, Explorer, Image, Life, LogProgram, Random, World};
 
 /// What an exploration of any size has to have come across: else it tests less than it says.
 const RARE: &[&str] = &[
@@ -55,5 +61,90 @@ fn every_state_recovers() {
     println!("{coverage}");
     for what in RARE {
         assert!(coverage.count(what) > 0, "never happened: {what}\n{coverage}");
+    }
+}
+
+/// A whole log is put in its place by a copy, which nobody syncs. It is opened, a record is acknowledged,
+/// and the power goes: all slots were flushed before anything was acknowledged, and the identity was not.
+/// A log without it is refused for ever, acknowledged record and all.
+#[test]
+fn a_log_that_was_just_copied_here_keeps_its_identity() {
+    let on_disk = |seed, work: &dyn Fn(&Disk)| {
+        let disk = Disk::new(&World::new(seed), &DiskOptions::new());
+        disk.world().run(|| work(&disk)).unwrap();
+        disk
+    };
+    let original = on_disk(1, &|disk| {
+        let mut script = Script::open(disk, &options()).unwrap();
+        script.append(100).unwrap();
+        script.close().unwrap();
+    });
+    let original = original.image();
+    for seed in 0..50 {
+        let disk = on_disk(seed, &|disk| {
+            copy(&original, disk);
+            let wal = open(disk);
+            wal.append(b"acknowledged").unwrap().wait().unwrap();
+        });
+        let image = disk.crash(&mut Random::new(seed));
+        let disk = Disk::of_image(&World::new(seed), &image);
+        let last = disk.world().run(|| open(&disk).read_from(Lsn::ZERO).unwrap().last());
+        let last = last.unwrap().unwrap().unwrap();
+        assert_eq!(last.payload, b"acknowledged", "seed {seed}");
+    }
+}
+
+fn open(disk: &Disk) -> wal::Wal<Disk> {
+    let mut replay = options().open_in(disk.clone()).unwrap();
+    while replay.next().unwrap().is_some() {}
+    replay.finish().unwrap().0
+}
+
+fn copy(image: &Image, disk: &Disk) {
+    disk.create().unwrap();
+    for name in image.names() {
+        let bytes = image.read(&name).unwrap();
+        let file = disk.create_file(&name).unwrap();
+        let mut buffer = Buffer::zeroed(disk.alignment(), bytes.len()).unwrap();
+        buffer.as_mut_slice()[..bytes.len()].copy_from_slice(&bytes);
+        file.write_at(&buffer.as_mut_slice()[..bytes.len()], 0).unwrap();
+    }
+}
+
+/// A log goes idle, and while the frame that confirms it is being written, it is closed: all records are
+/// durable, so the closing frame is written beside the other, and the power cut leaves only that. The
+/// log is merely torn, and an open for writing said so; but every reader took the closing frame's place
+/// for proof that all before it was durable, and called the log corrupt.
+#[test]
+fn a_close_beside_a_lost_confirmation_is_no_damage_to_a_reader() {
+    let work = |life: &Life<u64>| {
+        let options =
+            options().confirm_after(Duration::from_micros(300)).linger(Duration::from_micros(100));
+        let Ok(mut script) = Script::open(&life.disk(), &options) else { return };
+        script.append(100).unwrap();
+        life.world().sleep(Duration::from_micros(200 + life.random(7).below(400)));
+        script.close().unwrap();
+    };
+    let check = |life: &Life<u64>| {
+        let mut log = match options().open_read_only_in(life.disk()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            answer => answer.map_err(|error| error.to_string())?,
+        };
+        let verified = log.verify().map_err(|error| error.to_string())?;
+        if verified.verdict == VerifyVerdict::Corrupt {
+            return Err(format!("verify: {:?}", verified.damage));
+        }
+        let (mark, tail) = (log.durable_mark(), log.tail());
+        let mut records = log.records_from(Lsn::ZERO).map_err(|error| error.to_string())?;
+        loop {
+            match records.next() {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(format!("mark {mark:?}, tail {tail:?}: {error}")),
+            }
+        }
+    };
+    if let Err(failure) = Explorer::new(0).states(3000).explore(work, check) {
+        panic!("{}\n{failure}", failure.what());
     }
 }

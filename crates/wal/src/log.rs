@@ -25,8 +25,9 @@ pub struct Wal<S: Storage = Directory> {
 impl<S: Storage> Replay<S> {
     /// Makes the verdict durable and gives the log for writing.
     ///
-    /// Intact frames above the cut are kept aside in a file of their own; then an empty frame of the
-    /// new epoch is written at the tail, so that what was reported as cut can never come back.
+    /// Intact frames above the cut are kept aside in a file of their own, which there is in any case
+    /// where not all of the cut could be read; then an empty frame of the new epoch is written at the
+    /// tail, so that what was reported as cut can never come back.
     ///
     /// # Errors
     /// The error that [`Replay::next`] returned, if it did.

@@ -31,7 +31,9 @@ pub enum UnreadableTail {
     /// The log is not opened: what cannot be read today may be readable tomorrow.
     #[default]
     Refuse,
-    /// The log ends there, as if the last write had been torn. Never below a durable mark.
+    /// The log ends there, as if the last write had been torn. Never below a durable mark. A file
+    /// `cut-…` is left in the log's directory, with the intact frames behind the end, if there are any:
+    /// while it is there, what could not be read never comes back, however often that happens.
     TreatAsTorn,
 }
 

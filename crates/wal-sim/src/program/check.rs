@@ -7,7 +7,7 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 use wal::{
-    ErrorKind, OpenReport, Options, OwnedRecord, Verdict, Wal,
+    ErrorKind, Lsn, OpenReport, Options, OwnedRecord, Verdict, VerifyVerdict, Wal,
     io::{Host as _, Storage},
 };
 
@@ -124,10 +124,24 @@ fn read_only<S: Storage + Clone>(
         Err(error) => return Err(format!("read-only open: {error}")),
     };
     let failed = |error| format!("read-only: {error}");
-    let mut records = log.records_from_including_unproved(wal::Lsn::ZERO).map_err(failed)?;
+    let verified = log.verify().map_err(failed)?;
+    if verified.verdict == VerifyVerdict::Corrupt {
+        return Err(format!("verify: {:?}", verified.damage));
+    }
+    let mut proved = log.records_from(Lsn::ZERO).map_err(failed)?;
+    let mut proved_count = 0;
+    while proved.next().map_err(failed)?.is_some() {
+        proved_count += 1;
+    }
+    let mut records = log.records_from_including_unproved(Lsn::ZERO).map_err(failed)?;
+    let mark = records.durable_mark();
     let mut found = Vec::new();
     while let Some(record) = records.next().map_err(failed)? {
         found.push(OwnedRecord::from(record));
+    }
+    let below = found.iter().filter(|record| record.lsn < mark).count();
+    if below != proved_count {
+        return Err(format!("read-only: {proved_count} of {below} records below {mark}"));
     }
     life.reach("read only");
     Ok(Some(found))
@@ -149,7 +163,7 @@ fn note_what_is_rare(life: &Life<Said>, report: &OpenReport, model: &Model, foun
         (report.cut.as_ref().is_some_and(|cut| cut.intact_frames > 0), "intact frames above a cut"),
         (report.clean_close && life.number() > 0, "died after a clean close"),
         (report.segments > 1, "more than one segment"),
-        (report.start_mark > wal::Lsn::ZERO, "a checkpoint had released something"),
+        (report.start_mark > Lsn::ZERO, "a checkpoint had released something"),
         (report.free_slots > 1, "more than one free slot"),
         (model.has_unacknowledged(found), "a record survived that nobody was told of"),
         (model.has_lost(found), "a record was lost that nobody was told of"),

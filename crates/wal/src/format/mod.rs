@@ -100,15 +100,44 @@ It **belongs** if and only if it is self-valid and
 2. its first ordinal is that frame's first ordinal plus its record count;
 3. its epoch is at least that frame's, and at the same epoch the incarnation is the same.
 
-The first frame of the oldest live segment has nobody before it and is taken at its word.
+The first frame of the oldest live segment has nobody before it and is taken at its word, but for the
+sixth proof below.
 
 # The reader's algorithm
 
 Start at the block after the segment header. While a frame belongs, take it and go on at its end.
 Where none does: if the next segment's first frame belongs after the last one taken, the rest of
 this segment is unused room, so go on there. Else this is where the log ends, *unless* something
-proves that more was durable: a frame header further on, valid by (1) to (3), of the same or a
-later epoch, whose durable mark lies above this place. Then the log is damaged, not torn.
+proves that more was durable. Then the log is damaged, not torn. *Later* are frame headers further on,
+here and in the segments after this one, valid by (1) to (3), of the last taken frame's epoch or a
+later one; what is older was cut once, and proves nothing. It is proof that
+
+1. a later header's durable mark lies above this place;
+2. the first frame of the next segment is self-valid and of no earlier epoch than any header in this
+   segment, but does not belong, nor does its checkpoint release all before it: the next segment is
+   written when all of this one is durable;
+3. a torn frame stands here, its header valid by (1) to (3) and of the last taken frame's epoch or a
+   later one, and in a segment after this one a later header, of no earlier epoch than the torn one;
+4. a self-valid frame stands here, of the last taken frame's epoch or a later one, but does not belong;
+5. there are two segments after this one, or one and no frame here: a segment is prepared when the one
+   before it holds a durable frame. Or there is neither a frame here nor a segment before, and this is not
+   the log's first: a segment is released by a checkpoint in a later one;
+6. the count of records at this place is above an eighth of its Lsn, for a record takes eight bytes.
+
+A damaged header that names this place, by its Lsn field, is what is left of a torn frame. Behind a
+close it is so only if its epoch field is above that of the close, whose writer wrote nothing more.
+
+Below the highest durable mark of all frames taken and all later headers, everything is durable, and
+so are all records before an opening, confirmation or closing frame; but a close may stand beside a
+confirmation that was lost, so no mark reaches past the log's end.
+
+# The epoch of an open
+
+It is above the epochs of all headers, valid by (1) to (3), that the open saw: frames that are cut then
+are older than what is written over and after them. Where the end of the log cannot be read and is
+taken for torn, there may be any epoch in it. Then it is 2^32 above every epoch seen and every one
+that the name of a file `cut-LSN-EPOCH` of the directory ends with, and such a file is made with the
+open's own epoch, durably, before its first frame is written.
 
 # Worked example
 

@@ -77,7 +77,7 @@ pub trait Storage: Host {
 
     /// Makes the directory and those above it if they are not there, durably (each is synced in
     /// its parent). One that exists is left as it is, but its name is made durable: a crash may
-    /// have come between. `NotADirectory` if something else has the name.
+    /// have come between, or it was just moved here. Called by every open for writing. `NotADirectory` if something else has the name.
     fn create(&self) -> io::Result<()>;
 
     /// Takes the directory for writing, for this process and against every other. Never waits.

@@ -37,6 +37,8 @@ struct View<S: Storage> {
     survey: Survey<S::File>,
     /// The error is damage.
     examined: Result<Examined<S::File>>,
+    /// The latest checkpoint. The error is that nobody knows: the log is damaged there.
+    checkpoint: Result<Option<(Lsn, Vec<u8>)>>,
 }
 
 /// One slot.
@@ -126,7 +128,7 @@ impl<S: Storage> ReadOnly<S> {
     /// The latest checkpoint, as far as is known.
     #[must_use]
     pub fn checkpoint(&self) -> Option<Checkpoint<'_>> {
-        let (start_mark, state) = self.view.examined.as_ref().ok()?.checkpoint.as_ref()?;
+        let (start_mark, state) = self.view.checkpoint.as_ref().ok()?.as_ref()?;
         Some(Checkpoint { start_mark: *start_mark, state })
     }
 
@@ -167,8 +169,8 @@ impl<S: Storage> ReadOnly<S> {
     }
 
     /// The records from `lsn` on, or from the start mark if that is higher, as far as they are
-    /// known to be durable. Of a damaged log, the records up to the first damage, and then the
-    /// error.
+    /// known to be durable. Of a damaged log, the records up to the first damage, a missing segment
+    /// included, and then the error; those behind it by asking again with an `lsn` behind it.
     ///
     /// # Errors
     /// What the system answers.
@@ -206,10 +208,18 @@ impl<S: Storage> ReadOnly<S> {
 
     fn records(&self, lsn: Lsn, limit: Lsn) -> ReadOnlyRecords<'_, S> {
         let from = lsn.max(self.start_mark());
-        let segments = self.view.segments();
+        let segments = self.view.segments(&self.identity);
         let ends_before = |segment: &Segment<S::File>| segment.end(&self.identity) <= from;
+        let mut index = segments.iter().take_while(|segment| ends_before(segment)).count();
+        // Of a damaged log, the segment that holds `from` may be missing. Where the start mark is not known
+        // either, the oldest one there is may be the oldest that is needed.
+        let is_missing = |segment: &Segment<S::File>| segment.base > from;
+        let is_known = index > 0 || self.view.checkpoint.is_ok();
+        if is_known && segments.get(index).is_some_and(is_missing) {
+            index = segments.len();
+        }
         ReadOnlyRecords {
-            index: segments.iter().take_while(|segment| ends_before(segment)).count(),
+            index,
             log: self,
             walker: FrameWalker::new(self.identity, self.storage.alignment()),
             segments,
@@ -261,8 +271,9 @@ impl<S: Storage> ReadOnly<S> {
 }
 
 impl<S: Storage> View<S> {
-    /// The segments that are needed, or if that is not known, all there are; oldest first.
-    fn segments(&self) -> Vec<Segment<S::File>> {
+    /// The segments that are needed, or if that is not known, all there are; oldest first. Of a damaged
+    /// log, some between them may be missing.
+    fn segments(&self, identity: &Identity) -> Vec<Segment<S::File>> {
         if let Ok(examined) = &self.examined {
             return examined.layout.live.clone();
         }
@@ -272,7 +283,10 @@ impl<S: Storage> View<S> {
             }
             Head::Invalid(_) | Head::Twin { .. } | Head::Unreadable(_) => None,
         });
-        valid.collect::<BTreeMap<_, _>>().into_values().collect()
+        let checkpoint = self.checkpoint.as_ref().ok().and_then(Option::as_ref);
+        let start_mark = checkpoint.map_or(Lsn::ZERO, |(start_mark, _)| *start_mark);
+        let valid = valid.collect::<BTreeMap<_, _>>().into_values();
+        valid.filter(|segment| segment.end(identity) >= start_mark).collect()
     }
 
     fn state(&self, number: u32) -> SegmentState {
@@ -317,7 +331,11 @@ fn look<S: Storage>(
         let examined = recovery::examine(storage, identity, &mut survey, unreadable);
         let answer = examined.as_ref().err().map(ToString::to_string);
         if answer.is_none() || answer == before || scans == SCANS_MAX {
-            return Ok(View { survey, examined });
+            let checkpoint = match &examined {
+                Ok(examined) => Ok(examined.checkpoint.clone()),
+                Err(_) => recovery::checkpoint(&**storage, identity, &survey),
+            };
+            return Ok(View { survey, examined, checkpoint });
         }
         before = answer;
         scans += 1;
@@ -378,14 +396,17 @@ impl<S: Storage> ReadOnlyRecords<'_, S> {
     fn step(&mut self) -> Result<bool> {
         loop {
             let Some(segment) = self.segments.get(self.index) else { return self.end() };
-            let goes_on = self.index + 1 < self.segments.len();
+            // Of a damaged log, the neighbour may be missing, and the next one be behind the hole.
+            let next = self.segments.get(self.index + 1);
+            let goes_on = next.is_some_and(|next| next.base == segment.end(&self.log.identity));
             match self.passage.step(&mut self.walker, segment, self.limit, goes_on) {
                 Passed::Frame(cursor) => {
                     self.cursor = cursor;
                     return Ok(true);
                 }
                 Passed::Limit => return self.end(),
-                Passed::Segment => self.index += 1,
+                Passed::Segment if goes_on => self.index += 1,
+                Passed::Segment => return self.end(),
                 Passed::Damage(damaged, stop) => {
                     let is_reused = !self.log.is_still(segment);
                     return Err(self.verdict(&damaged, stop, is_reused));

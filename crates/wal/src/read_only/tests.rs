@@ -65,6 +65,68 @@ fn only_what_is_known_to_be_durable_is_yielded() {
     assert!(read(&mut reader, u64::MAX).unwrap().is_empty());
 }
 
+fn read_to_damage(log: &Handmade, from: u64) -> (Vec<u64>, ErrorKind) {
+    let mut reader = open(log);
+    let mut records = reader.records_from(Lsn::new(from)).unwrap();
+    let mut found = Vec::new();
+    loop {
+        match records.next() {
+            Ok(Some(record)) => found.push(record.lsn().get()),
+            Ok(None) => panic!("a damaged log ended without an error"),
+            Err(error) => return (found, error.kind()),
+        }
+    }
+}
+
+/// The header of the second of three segments is damaged. Whoever read the log went from the first segment
+/// to the third as if nothing were missing, and heard of the damage only at the end; and damage at the end
+/// of the first one was taken for room that no frame used.
+#[test]
+fn nothing_behind_a_missing_segment_is_yielded() {
+    let mut log = log();
+    let all: Vec<u64> = log.records.keys().copied().collect();
+    log.at(SEGMENT, 1)[0] ^= 1;
+    let is_in_first = |lsn: &u64| *lsn < SEGMENT;
+    let first: Vec<u64> = all.iter().copied().filter(is_in_first).collect();
+    assert_eq!(read_to_damage(&log, 0), (first, ErrorKind::Corrupt));
+    // Whoever begins inside the hole is told at once; whoever begins behind it has said so.
+    assert_eq!(read_to_damage(&log, SEGMENT + BLOCK), (Vec::new(), ErrorKind::Corrupt));
+    let third: Vec<u64> = all.iter().copied().filter(|lsn| *lsn > 2 * SEGMENT).collect();
+    assert_eq!(read_to_damage(&log, 2 * SEGMENT), (third, ErrorKind::Corrupt));
+    // A hole at the end of the first segment, and one behind it.
+    let fourth = all[6] / BLOCK * BLOCK;
+    log.at(fourth + 80, 1)[0] ^= 1;
+    assert_eq!(read_to_damage(&log, 0), (all[..6].to_vec(), ErrorKind::Corrupt));
+    // The oldest one that is needed.
+    log.at(0, 1)[0] ^= 1;
+    assert_eq!(read_to_damage(&log, 0), (Vec::new(), ErrorKind::Corrupt));
+}
+
+/// A slot that still holds a released segment stands before a hole that is none: the segments in it
+/// were released too. Of a damaged log that was forgotten; reading began there, and never got further.
+#[test]
+fn a_damaged_log_is_read_from_its_start_mark() {
+    let mut log = log();
+    log.checkpoint(2 * SEGMENT, b"state");
+    log.mark = log.lsn;
+    log.frame(&[b"lost"]);
+    log.mark = log.lsn;
+    let lost = log.lsn;
+    log.frame(&[b"lost, too"]);
+    log.mark = log.lsn;
+    log.frame(&[b"knows"]);
+    // Segment 1 was reused, segment 0 was not.
+    log.files.remove(&1);
+    let needed: Vec<u64> =
+        log.records.keys().copied().filter(|lsn| (2 * SEGMENT..lost).contains(lsn)).collect();
+    log.at(lost, 1)[0] ^= 1;
+    assert_eq!(read_to_damage(&log, 0), (needed, ErrorKind::Corrupt));
+    let mut reader = open(&log);
+    assert_eq!(reader.start_mark(), Lsn::new(2 * SEGMENT));
+    assert_eq!(reader.checkpoint().unwrap().state, b"state");
+    assert_eq!(reader.verify().unwrap().damage.len(), 1);
+}
+
 #[test]
 fn it_takes_no_lock_and_writes_nothing() {
     let log = log();

@@ -74,7 +74,7 @@ pub(super) fn verify<S: Storage>(
     identity: &Identity,
     view: &View<S>,
 ) -> Result<Verification> {
-    let segments = view.segments();
+    let segments = view.segments(identity);
     let (results, bytes) = scan_all(storage, identity, view, &segments);
     let mut answer = Verification {
         verdict: VerifyVerdict::Clean,

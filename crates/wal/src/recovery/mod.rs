@@ -29,7 +29,7 @@ pub(crate) use repair::keep_cut;
 pub use report::{Cut, OpenReport, Verdict};
 pub(crate) use scan::{SegmentScan, scan_segment};
 pub(crate) use survey::{Head, Names, Survey, Surveyed, read_identity};
-pub(crate) use verdict::{CutTail, Examined, check_anchor, examine};
+pub(crate) use verdict::{CutTail, Examined, check_anchor, checkpoint, examine};
 
 use crate::{
     Error, ErrorKind, Lsn, Result,
@@ -117,7 +117,10 @@ pub(crate) fn open<S: Storage>(storage: Arc<S>, policy: &Policy) -> Result<Recov
             return Err(Error::new(ErrorKind::InvalidInput, "there is a log here already")
                 .with_path(storage.path()));
         }
-        (true, _) => (read_identity(&*storage)?, false, names),
+        (true, _) => {
+            survey::flush_identity(&*storage)?;
+            (read_identity(&*storage)?, false, names)
+        }
         (false, Missing::Refuse) if names.slots.is_empty() && names.cuts.is_empty() => {
             return Err(
                 Error::new(ErrorKind::NotFound, "there is no log here").with_path(storage.path())
@@ -145,18 +148,18 @@ pub(crate) fn open<S: Storage>(storage: Arc<S>, policy: &Policy) -> Result<Recov
 }
 
 fn lock<S: Storage>(storage: &S, policy: &Policy) -> Result<S::Lock> {
-    if policy.create != Missing::Refuse {
-        storage.create().map_err(|error| match error.kind() {
-            // What a system answers whose directory is a file.
-            std::io::ErrorKind::AlreadyExists => {
-                directory_error(storage, std::io::ErrorKind::NotADirectory.into())
-            }
-            _ => directory_error(storage, error),
-        })?;
-    } else {
-        // Taking the lock must not be what makes the directory.
+    if policy.create == Missing::Refuse {
+        // Nothing that follows must be what makes the directory.
         Names::list(storage)?;
     }
+    // One that is there may have been copied here a second ago, too: its own name has to be durable.
+    storage.create().map_err(|error| match error.kind() {
+        // What a system answers whose directory is a file.
+        std::io::ErrorKind::AlreadyExists => {
+            directory_error(storage, std::io::ErrorKind::NotADirectory.into())
+        }
+        _ => directory_error(storage, error),
+    })?;
     storage.lock().map_err(|error| match error {
         LockError::Io(error) => directory_error(storage, error),
         LockError::Held { pid } => {
@@ -172,7 +175,8 @@ fn lock<S: Storage>(storage: &S, policy: &Policy) -> Result<S::Lock> {
 
 /// By how much the epoch rises over an unreadable tail that is taken for torn: the epochs that its
 /// frames name are unknown, each is one open for writing, and more than so many have not been crammed
-/// in behind the last durable mark that could be read.
+/// in behind the last durable mark that could be read. One of them may have risen so itself: its epoch
+/// stands in the name of the file of what it cut, and this is a rise above that as well.
 const EPOCH_STEP_UNREADABLE: u64 = 1 << 32;
 
 fn recover<S: Storage>(
@@ -184,14 +188,18 @@ fn recover<S: Storage>(
     next_slot_number: u32,
     created: bool,
 ) -> Result<Recovered<S>> {
-    let step = match examined.has_unreadable_tail {
-        _ if planted!("epoch-not-raised") && examined.highest_epoch > 0 => 0,
-        true => EPOCH_STEP_UNREADABLE,
-        false => 1,
+    let has_unread = examined.cut.as_ref().is_some_and(|cut| cut.has_unread);
+    let (known, step) = match examined.highest_epoch {
+        highest if planted!("epoch-not-raised") && highest > 0 => (highest, 0),
+        highest if has_unread => (highest.max(survey.highest_cut_epoch), EPOCH_STEP_UNREADABLE),
+        highest => (highest, 1),
     };
-    let epoch = examined.highest_epoch.checked_add(step).ok_or_else(|| {
-        Error::new(ErrorKind::Corrupt, "a frame names the last epoch there can be")
-            .with_path(storage.path())
+    let epoch = known.checked_add(step).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Corrupt,
+            "a frame or a file of cut ones names the last epoch there can be",
+        )
+        .with_path(storage.path())
     })?;
     let Examined { tail, layout, checkpoint, cut, last_record, .. } = examined;
     let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);

@@ -1,8 +1,8 @@
 //! Keeping what was cut. The only code of recovery that writes, and it writes copies.
 
 use super::{
-    Recovered,
-    survey::{CUT_PREFIX, slot_error},
+    CutTail, Recovered,
+    survey::{cut_name, slot_error},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -16,16 +16,19 @@ use std::io;
 const HEAD_BYTES: usize = 4096;
 
 /// Copies the intact frames above the cut into a file, durably, and answers its name; `None` if
-/// there are none.
+/// there are none and all of what is cut was read. Where it was not, the name is what matters: it has
+/// the epoch of this open, and the frames of this open may be what cannot be read the next time.
 ///
 /// The file is a head of text, 4096 bytes or a block if that is more, and then the frames one after
 /// the other, each as it stood in the log. It gets its name when it is whole: after a crash in the
-/// middle the same frames are found and the same file is made. Nothing here ever removes one.
+/// middle the same frames are found and the same file is made, or where not all was read, one more of a
+/// higher epoch. Nothing here ever removes one.
 pub(crate) fn keep_cut<S: Storage>(recovered: &mut Recovered<S>) -> Result<Option<String>> {
-    let Some(cut) = recovered.cut.as_ref().filter(|cut| !cut.frames.is_empty()) else {
+    let is_kept = |cut: &&CutTail<S::File>| cut.has_unread || !cut.frames.is_empty();
+    let Some(cut) = recovered.cut.as_ref().filter(is_kept) else {
         return Ok(None);
     };
-    let name = format!("{CUT_PREFIX}{}-{}", cut.cut.at, recovered.epoch);
+    let name = cut_name(cut.cut.at, recovered.epoch);
     let storage = &*recovered.storage;
     let failed = |error| slot_error(storage, &name, "keep the frames that are cut", error);
     let names = storage.list().map_err(failed)?;

@@ -75,7 +75,8 @@ pub struct Cut {
     pub intact_frames: u32,
     /// The records in them.
     pub intact_records: u64,
-    /// The file that they were copied to, once they were.
+    /// The file that they were copied to, once they were. Where the device did not show all of what was
+    /// cut, there is one in any case: its name ends with the epoch of this open, for later ones.
     pub kept_in: Option<String>,
 }
 

@@ -362,18 +362,20 @@ impl<F: File> Scan<F> {
     }
 
     /// The highest mark of all frames that belong and all that follow: what is below it was
-    /// acknowledged or could have been.
+    /// acknowledged or could have been. Never past the tail.
     pub(crate) fn durable_mark(&self) -> Lsn {
         let taken = self.chain.iter().flat_map(|scan| scan.taken.iter().copied());
         let all = taken.chain(self.later_frames().map(|(_, header, _)| header));
-        // Every other frame is written when all before it is known to be durable.
+        // Every other frame is written when all records before it are known to be durable.
         let mark = |header: FrameHeader| match header.purpose {
             Purpose::Records => header.durable_mark,
             Purpose::Opening | Purpose::Confirmation | Purpose::Close => {
                 header.durable_mark.max(header.lsn)
             }
         };
-        all.map(mark).max().unwrap_or(Lsn::ZERO)
+        // A close may be written beside an idle log's confirmation, which holds no record, and be the
+        // only one of the two that survives.
+        all.map(mark).max().unwrap_or(Lsn::ZERO).min(self.tail_lsn())
     }
 
     /// The latest checkpoint: the one with the highest start mark.

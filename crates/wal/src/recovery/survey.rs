@@ -2,7 +2,7 @@
 
 use super::flush;
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Lsn, Result,
     format::{HeaderFault, IDENTITY_BYTES, Identity, SegmentHeader},
     io::{Access, File, Storage},
     reading,
@@ -50,6 +50,8 @@ pub(crate) enum Head {
 /// All slots.
 pub(crate) struct Survey<F> {
     pub(crate) slots: Vec<Surveyed<F>>,
+    /// Of the opens that left a file of what they cut.
+    pub(crate) highest_cut_epoch: u64,
     pub(crate) foreign: Vec<String>,
     pub(crate) bytes_read: u64,
 }
@@ -75,6 +77,12 @@ impl Names {
         Ok(names)
     }
 
+    /// The highest epoch that the name of a file of cut frames ends with.
+    fn highest_cut_epoch(&self) -> u64 {
+        let epochs = self.cuts.iter().filter_map(|name| name.rsplit('-').next()?.parse().ok());
+        epochs.max().unwrap_or(0)
+    }
+
     /// A number that no slot has: the one after the highest, or if there is none, the lowest.
     pub(crate) fn next_slot_number(&self) -> u32 {
         let Some(last) = self.slots.last() else { return 0 };
@@ -85,6 +93,11 @@ impl Names {
     }
 }
 
+/// The name of the file that keeps what the open of this epoch cut.
+pub(super) fn cut_name(at: Lsn, epoch: u64) -> String {
+    format!("{CUT_PREFIX}{at}-{epoch}")
+}
+
 impl<F: File> Survey<F> {
     /// Opens every slot and reads its first block.
     pub(crate) fn take<S: Storage<File = F>>(
@@ -93,6 +106,7 @@ impl<F: File> Survey<F> {
         names: Names,
         access: Access,
     ) -> Result<Self> {
+        let highest_cut_epoch = names.highest_cut_epoch();
         let mut opened = Vec::with_capacity(names.slots.len());
         for number in names.slots {
             let slot = Slot::open(&**storage, number, access).map_err(|error| {
@@ -117,7 +131,7 @@ impl<F: File> Survey<F> {
         }
         let count = u64::try_from(slots.len()).unwrap_or(u64::MAX);
         let bytes_read = count.saturating_mul(identity.block_bytes.into());
-        Ok(Self { slots, foreign: names.foreign, bytes_read })
+        Ok(Self { slots, highest_cut_epoch, foreign: names.foreign, bytes_read })
     }
 
     /// Which slots say that they are which segment.
@@ -155,6 +169,14 @@ impl fmt::Display for Head {
             Self::Unreadable(error) => write!(f, "a read error: {error}"),
         }
     }
+}
+
+/// Makes the identity file durable, which is there: without it the slots are no log, and it may have
+/// been copied here with them.
+pub(super) fn flush_identity<S: Storage>(storage: &S) -> Result<()> {
+    let file = storage.open(IDENTITY_NAME, Access::Read);
+    let flushed = file.and_then(|file| file.sync().and_then(|()| file.drop_cache()));
+    flushed.map_err(|error| slot_error(storage, IDENTITY_NAME, "flush the log's identity", error))
 }
 
 /// Reads the identity file, which is there.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Lsn, Result,
-    format::{FrameHeader, Identity, RecordKind},
+    format::{FrameHeader, Identity, RECORD_HEADER_BYTES, RecordKind},
     io::{File, Storage},
     reading::{FrameWalker, Step, StopKind},
     slots::{Segment, Slot},
@@ -27,8 +27,6 @@ pub(crate) struct Examined<F> {
     /// Everything below it was durable, for some frame says so.
     pub(crate) durable_mark: Lsn,
     pub(crate) highest_epoch: u64,
-    /// Whether what was cut could not all be read, so that there may be higher epochs.
-    pub(crate) has_unreadable_tail: bool,
     pub(crate) bytes_read: u64,
 }
 
@@ -37,6 +35,8 @@ pub(crate) struct Examined<F> {
 pub(crate) struct CutTail<F> {
     pub(crate) cut: Cut,
     pub(crate) frames: Vec<CutFrame<F>>,
+    /// Whether it could not all be read, so that there may be frames of higher epochs in it.
+    pub(crate) has_unread: bool,
 }
 
 /// An intact frame above the cut.
@@ -63,6 +63,7 @@ pub(crate) fn examine<S: Storage>(
     let previous = scan.last();
     let next_ordinal = previous
         .map_or(0, |(header, _)| header.first_ordinal.saturating_add(header.record_count.into()));
+    check_ordinal(&**storage, scan.tail_lsn(), next_ordinal)?;
     Ok(Examined {
         tail: Tail {
             lsn: scan.tail_lsn(),
@@ -75,10 +76,40 @@ pub(crate) fn examine<S: Storage>(
         durable_mark: scan.durable_mark(),
         highest_epoch: scan.highest_epoch.max(layout.highest_epoch),
         bytes_read: walker.bytes_read() + survey.bytes_read + layout.bytes_read,
-        has_unreadable_tail: cut.is_some() && scan.unreadable().is_some(),
         cut,
         layout,
     })
+}
+
+/// The latest checkpoint that the end of a damaged log names. An error if there is no telling: every
+/// segment's first frame restates the latest one, so one such frame is enough.
+pub(crate) fn checkpoint<S: Storage>(
+    storage: &S,
+    identity: &Identity,
+    survey: &Survey<S::File>,
+) -> Result<Option<(Lsn, Vec<u8>)>> {
+    let mut walker = FrameWalker::new(*identity, storage.alignment());
+    let scan = scan::scan(storage, identity, survey, &mut walker)?;
+    let checkpoint = scan.checkpoint().cloned();
+    let start_mark = checkpoint.as_ref().map_or(Lsn::ZERO, |(start_mark, _)| *start_mark);
+    if scan.last().is_some() && start_mark <= scan.tail_lsn() {
+        return Ok(checkpoint);
+    }
+    Err(Error::new(ErrorKind::Corrupt, "the log's end does not say where it begins")
+        .with_path(storage.path()))
+}
+
+/// Refuses a log that says it had more records than there was room for before its end: the count is that
+/// of the oldest segment's first frame, taken at its word, and would overflow under the next appends.
+fn check_ordinal<S: Storage>(storage: &S, tail: Lsn, next_ordinal: u64) -> Result<()> {
+    let room = tail.get() / u64::try_from(RECORD_HEADER_BYTES).unwrap_or(u64::MAX);
+    if next_ordinal <= room {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Corrupt, "the log counts more records than it had room for")
+        .with_path(storage.path())
+        .with_lsn(tail)
+        .with_expected_found(format!("at most {room}"), next_ordinal))
 }
 
 /// What the tail's facts come to: nothing to cut, a cut, or an error.
@@ -226,7 +257,7 @@ fn cut<F: File>(identity: &Identity, scan: &Scan<F>, torn: Torn) -> CutTail<F> {
         intact_records,
         kept_in: None,
     };
-    CutTail { cut, frames }
+    CutTail { cut, frames, has_unread: scan.unreadable().is_some() }
 }
 
 /// Refuses a log that lost the record at `anchor`: neither is it there nor was it released.

@@ -1,6 +1,6 @@
 //! Damage of every kind: flipped bytes, lost blocks, bad sectors, hostile fields.
 
-use super::{replay, two_segments};
+use super::{refused, replay, two_segments};
 use crate::{
     ErrorKind, Lsn, Result,
     format::{FrameHeader, LogId, Origin, Purpose},
@@ -9,8 +9,8 @@ use crate::{
     recovery::{
         Policy, Recovered,
         flaky::Flaky,
-        handmade::{BLOCK, Handmade, SEGMENT, policy},
-        open,
+        handmade::{BLOCK, Handmade, SEGMENT, get, policy, put},
+        keep_cut, open,
     },
     replay::Replay,
 };
@@ -172,6 +172,74 @@ fn an_epoch_is_above_those_that_cannot_be_read() {
     // Both opening frames, and the rest of the slot.
     let found = open_flaky(&log, 1, bad.start..SEGMENT, true).unwrap();
     assert!(found.report.epoch > hidden, "{} must be above {hidden}", found.report.epoch);
+}
+
+/// The tail could not be read and was taken for torn; the writer that went on there acknowledged records,
+/// was opened again, and acknowledged more. Then the same blocks could not be read once more. A second rise
+/// by the same step over the same visible epochs landed on the first: once the disk showed the rest again,
+/// the frames that were given up were of the new writer's epoch, vouched, and had the log refused. They
+/// are ghosts.
+#[test]
+fn an_epoch_is_above_one_that_rose_over_the_same_blocks() {
+    let mut log = two_segments();
+    let tail = (log.lsn, log.crc, log.ordinal);
+    let bad = log.lsn - SEGMENT..SEGMENT;
+    let mut kept: Vec<(String, Vec<u8>)> = Vec::new();
+    for _ in 0..3 {
+        let memory = log.storage();
+        for (name, bytes) in &kept {
+            put(&memory, name, bytes);
+        }
+        let storage = Flaky::new(memory.clone());
+        storage.spoil("slot-000001", bad.clone());
+        let policy = Policy { unreadable_is_torn: true, ..policy() };
+        let mut found = open(Arc::new(storage), &policy).unwrap();
+        assert_eq!(found.tail.lsn.get(), tail.0);
+        let name = keep_cut(&mut found).unwrap().expect("the epoch is left in a name");
+        assert!(kept.iter().all(|(known, _)| *known != name));
+        kept.push((name.clone(), get(&memory, &name)));
+        // The new writer's opening frame, and the disk shows the rest again.
+        (log.lsn, log.crc, log.ordinal) = tail;
+        log.records.retain(|lsn, _| *lsn < tail.0);
+        log.epoch = found.epoch - 1;
+        log.reopen();
+        let after = log.open().unwrap().tail.lsn.get();
+        assert_eq!(after, log.lsn, "what was given up proves nothing");
+        // It goes on, and so does the next one.
+        for _ in 0..2 {
+            for payload in [&b"acknowledged"[..], &[7; 900]] {
+                log.mark = log.lsn;
+                log.frame(&[payload]);
+            }
+            log.empty(Purpose::Close);
+            log.reopen();
+        }
+        assert_eq!(replay(&log).unwrap().1, log.records);
+    }
+}
+
+/// The first frame of the oldest segment is taken at its word, and so is its count of the records before
+/// it. Near the last number there is, the log opened, and its first append overflowed.
+#[test]
+fn a_count_of_records_that_had_no_room_is_refused() {
+    let counting_from = |ordinal| {
+        let mut log = Handmade::new();
+        log.reopen();
+        log.rotate(1);
+        log.ordinal = ordinal;
+        log.checkpoint(SEGMENT, b"state");
+        log.empty(Purpose::Close);
+        log.files.get_mut(&0).unwrap().fill(0);
+        log
+    };
+    for ordinal in [u64::MAX - 4, 1 << 63, 2 * SEGMENT / 8] {
+        let log = counting_from(ordinal);
+        assert_eq!(refused(&log).kind(), ErrorKind::Corrupt, "{ordinal}");
+        let mut reader = ReadOnly::open(log.storage(), false).unwrap();
+        assert_eq!(reader.tail().unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(reader.verify().unwrap().verdict, VerifyVerdict::Corrupt);
+    }
+    assert!(counting_from(SEGMENT / 8).open().is_ok(), "a record takes eight bytes");
 }
 
 /// The first frame of the last segment cannot be read, and frames after it say that it was durable. The

@@ -4,6 +4,7 @@ use super::{refused, replay, two_segments};
 use crate::{
     ErrorKind, Lsn,
     format::{Frame, LogId, Origin, Purpose},
+    read_only::{ReadOnly, VerifyVerdict},
     recovery::{
         Verdict,
         handmade::{BLOCK, Handmade, SEGMENT, get, policy},
@@ -256,6 +257,29 @@ fn a_torn_header_from_before_a_close_is_no_torn_tail() {
     let torn = log.lsn - BLOCK;
     log.at(torn + 20, 1)[0] ^= 0xff;
     assert_eq!(cut_at(&log), Some(torn));
+}
+
+/// A log went idle and was closed while its confirmation was being written: nothing was left to wait for,
+/// so the closing frame went beside it, and the power cut kept only that one. Its place is past the
+/// log's end, and is no proof of anything: no record stood before it that was not durable.
+#[test]
+fn a_close_beside_a_lost_confirmation_vouches_for_nothing_past_the_tail() {
+    let mut log = Handmade::new();
+    log.reopen();
+    log.mark = log.lsn;
+    log.frame(&[b"acknowledged"]);
+    let lost = log.empty(Purpose::Confirmation);
+    log.purpose = Purpose::Close;
+    log.mark = lost;
+    log.frame_of(&[]);
+    log.lose(lost);
+    assert_eq!(cut_at(&log), Some(lost));
+    let mut reader = ReadOnly::open(log.storage(), false).unwrap();
+    assert_eq!(reader.durable_mark().unwrap(), Lsn::new(lost));
+    assert_eq!(reader.verify().unwrap().verdict, VerifyVerdict::TornTail);
+    let mut records = reader.records_from(Lsn::ZERO).unwrap();
+    assert_eq!(records.next().unwrap().unwrap().payload(), b"acknowledged");
+    assert!(records.next().unwrap().is_none());
 }
 
 /// The power failed with two frames in flight in the second segment, and kept the later one. Recovery found
