@@ -1,17 +1,22 @@
 //! Callbacks, forks and rotations that nobody thought of: each of these once hung or harmed a log.
 
 use std::{
+    any::Any,
+    future::Future,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
         mpsc,
     },
+    task::{Context, Poll, Wake, Waker},
+    thread,
     time::Duration,
 };
 use wal::{ErrorKind, Options, Wal, io::Memory};
 use wal_tests::{
     eventually,
-    fault::{Faulty, On},
+    fault::{EIO, Fault, Faulty, On},
     fork, open,
     tasks::block_on,
     without_hanging,
@@ -119,6 +124,196 @@ fn a_slow_callback_holds_up_nobody_who_awaits() {
         block_on(second).unwrap();
         drop(go);
     });
+}
+
+/// A log whose preparer has done its work, and wakes nobody any more.
+fn at_rest(options: &Options, disk: Faulty<Memory>) -> Arc<Wal<Faulty<Memory>>> {
+    let wal = open(options, disk).unwrap();
+    eventually("the successor is prepared", || wal.stats().segments_recycled == 1);
+    Arc::new(wal)
+}
+
+/// Wakes nobody before the write that it names has begun.
+struct WakesAfter(Faulty<Memory>, On);
+
+impl Wake for WakesAfter {
+    fn wake(self: Arc<Self>) {
+        self.0.control().wait_for_start(&self.1);
+    }
+}
+
+/// A callback takes its time on the log's only thread. Before it was called, a waiter had begun to write the
+/// next frame; behind that stands a full one, which has to wait its turn, and none is open. When the waiter
+/// is done nobody is left to write the last one: somebody has to have taken the thread's place, though there
+/// was nothing to do just then.
+#[test]
+fn a_slow_callback_holds_up_no_full_frame() {
+    let disk = Faulty::in_memory();
+    let wal = at_rest(&tight().pool_bytes(48 << 10), disk.clone());
+    let (go, may_end) = mpsc::channel::<()>();
+    let (entered, is_in) = mpsc::channel();
+    let (tell, told) = mpsc::channel();
+    let first = wal.append(b"first").unwrap();
+    let frames = [0, 4096].map(|after| On::frame_at(first.lsn().get() / 4096 * 4096 + after));
+    let [first_gate, second_gate] = frames.clone().map(|frame| disk.control().gate(frame));
+    first.on_durable(move |_| {
+        entered.send(()).unwrap();
+        // Ends when the test does, if not before.
+        let _ = may_end.recv();
+    });
+    disk.control().wait_for_start(&frames[0]);
+    let second = wal.append(&[2; 14_000]).unwrap();
+    let third = wal.append(&[3; 14_000]).unwrap();
+    third.on_durable(move |outcome| tell.send(outcome.is_ok()).unwrap());
+    let waiter = thread::spawn(move || second.wait().map(drop));
+    // There is no room for it, so that the third frame is sealed. And its task is what holds the thread up
+    // until the waiter writes.
+    let mut append = Box::pin(append_alone(Arc::clone(&wal)));
+    let [_, frame] = frames;
+    let waker = Waker::from(Arc::new(WakesAfter(disk, frame)));
+    assert!(poll(&mut append, &waker).is_pending());
+    first_gate.open();
+    without_hanging("a frame that nobody writes", move || {
+        is_in.recv().unwrap();
+        second_gate.open();
+        waiter.join().unwrap().unwrap();
+        assert!(told.recv().unwrap());
+        drop(go);
+    });
+}
+
+/// The waker of a task that holds something: dropped with the last of its wakers, as an executor does it.
+struct Holds<T>(T);
+
+impl<T: Send + Sync + 'static> Wake for Holds<T> {
+    fn wake(self: Arc<Self>) {}
+}
+
+fn held_by_a_waker(what: impl Any + Send) -> Waker {
+    Waker::from(Arc::new(Holds(std::sync::Mutex::new(what))))
+}
+
+fn poll<F: Future>(future: &mut Pin<Box<F>>, waker: &Waker) -> Poll<F::Output> {
+    future.as_mut().poll(&mut Context::from_waker(waker))
+}
+
+/// Asks for the next frame's room. There is none while two frames are held up.
+async fn append_alone(wal: Arc<Wal<Faulty<Memory>>>) -> wal::Result<()> {
+    wal.append_async(&[7; 15_000]).await.map(drop)
+}
+
+/// A ticket moves to another task while it is awaited. Its first task is gone, and the waker that it left
+/// with the log is the last that holds it; it owns the log. Dropped under the log's mutex, it locked it
+/// again, for ever.
+#[test]
+fn a_waker_may_be_the_last_that_holds_the_log() {
+    let disk = Faulty::in_memory();
+    let wal = open(&tight(), disk.clone()).unwrap();
+    let gate = disk.control().gate(On::frame());
+    without_hanging("a log that is dropped under its own mutex", move || {
+        let mut ticket = Box::pin(wal.append(b"awaited").unwrap());
+        assert!(poll(&mut ticket, &held_by_a_waker(wal)).is_pending());
+        assert!(poll(&mut ticket, Waker::noop()).is_pending());
+        let Poll::Ready(Err(error)) = poll(&mut ticket, Waker::noop()) else {
+            panic!("the log was dropped");
+        };
+        assert_eq!(error.kind(), ErrorKind::Closed);
+    });
+    gate.open();
+}
+
+/// The same in the queue for room, where a task holds another append that waits there: when its waker is
+/// replaced, and when the append that it waits with is dropped.
+#[test]
+fn a_waker_may_be_the_last_that_holds_an_append() {
+    let disk = Faulty::in_memory();
+    let wal = at_rest(&tight(), disk.clone());
+    let gate = disk.control().gate(On::frame());
+    for _ in 0..2 {
+        drop(wal.append(&[1; 15_000]).unwrap());
+    }
+    let log = Arc::clone(&wal);
+    without_hanging("an append that is dropped under the log's mutex", move || {
+        let queued = || {
+            let mut append = Box::pin(append_alone(Arc::clone(&log)));
+            assert!(poll(&mut append, Waker::noop()).is_pending());
+            append
+        };
+        let mut append = Box::pin(append_alone(Arc::clone(&log)));
+        assert!(poll(&mut append, &held_by_a_waker(queued())).is_pending());
+        assert!(poll(&mut append, Waker::noop()).is_pending());
+        assert!(poll(&mut append, &held_by_a_waker(queued())).is_pending());
+        drop(append);
+    });
+    gate.open();
+    wal.append(b"room for all").unwrap().wait().unwrap();
+    wal.close().unwrap();
+}
+
+/// An executor that is shut down.
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("the executor is gone");
+    }
+}
+
+/// A task waits for room, and its executor is gone: to wake it panics. That is no affair of those who are
+/// told after it, be it that a frame was written or that the write failed.
+#[test]
+fn a_waker_that_panics_takes_nobody_along() {
+    for fails in [false, true] {
+        let disk = Faulty::in_memory();
+        let wal = at_rest(&tight(), disk.clone());
+        let (tell, told) = mpsc::channel();
+        let gate = disk.control().gate(On::frame());
+        if fails {
+            disk.control().fail(Fault::sticky(On::frame(), EIO));
+        }
+        wal.append(&[1; 15_000]).unwrap().on_durable(move |outcome| {
+            tell.send(outcome.map_err(|error| error.kind()).map(drop)).unwrap();
+        });
+        drop(wal.append(&[2; 15_000]).unwrap());
+        let mut append = Box::pin(append_alone(Arc::clone(&wal)));
+        assert!(poll(&mut append, &Waker::from(Arc::new(Panics))).is_pending());
+        gate.open();
+        let told = without_hanging("a callback that is never called", move || told.recv());
+        let expected = if fails { Err(ErrorKind::Latched) } else { Ok(()) };
+        assert_eq!(told, Ok(expected));
+    }
+}
+
+/// Behind a thread that waits for room stands a task whose executor is gone. The thread gets its room and
+/// wakes the task, which panics: by then its record has its place in the log, and has to be written there.
+#[test]
+fn a_waker_that_panics_leaves_no_record_unwritten() {
+    let storage = Memory::new();
+    let disk = Faulty::new(storage.clone());
+    let wal = at_rest(&tight(), disk.clone());
+    let gate = disk.control().gate(On::frame());
+    for _ in 0..2 {
+        drop(wal.append(&[1; 15_000]).unwrap());
+    }
+    let log = Arc::clone(&wal);
+    let appender = thread::spawn(move || log.append(&[3; 5000]).map(drop));
+    eventually("the thread waits for room", || wal.stats().memory_waits == 1);
+    let mut append = Box::pin(append_alone(Arc::clone(&wal)));
+    assert!(poll(&mut append, &Waker::from(Arc::new(Panics))).is_pending());
+    gate.open();
+    let appended = without_hanging("an append without room", move || appender.join());
+    assert!(
+        appended.is_ok_and(|appended| appended.is_ok()),
+        "the task's panic is not the thread's"
+    );
+    drop(append);
+    wal.close().unwrap();
+    let mut replay = tight().open_in(storage).unwrap();
+    let mut last = None;
+    while let Some(record) = replay.next().unwrap() {
+        last = Some(record.payload().to_vec());
+    }
+    assert_eq!(last, Some(vec![3; 5000]));
 }
 
 /// Nobody waits, and records linger for an hour: a frame that is full is written all the same.

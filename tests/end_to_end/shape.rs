@@ -365,8 +365,8 @@ const DEPENDENCIES: &[(&str, &[&str], &[&str])] = &[
 /// What explores schedules and orders takes the place of locks and atomics, and is in no ordinary build: the
 /// crate, the only section it may stand in, and what it is.
 const EXPLORERS: &[(&str, &str, &str)] = &[
-    ("aligned", "target.'cfg(loom)'.dependencies", "loom"),
-    ("wal", "target.'cfg(shuttle)'.dependencies", "shuttle"),
+    ("aligned", "target.'cfg(wal_loom)'.dependencies", "loom"),
+    ("wal", "target.'cfg(wal_shuttle)'.dependencies", "shuttle"),
 ];
 
 /// Somebody adds a crate for one function; from then on every user builds it and trusts its

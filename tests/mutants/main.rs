@@ -6,7 +6,7 @@
 //! cargo run -p wal-tests --bin mutants -- --only acknowledged-before-durable
 //! ```
 //!
-//! One build with `--cfg mutants` holds them all, in a target directory of its own; the environment
+//! One build with `--cfg wal_mutants` holds them all, in a target directory of its own; the environment
 //! variable `WAL_MUTANT` chooses one. A test that hangs past its time finds the bug, too.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command")]
@@ -97,7 +97,7 @@ fn build(root: &Path) -> Option<BTreeMap<Layer, PathBuf>> {
         .args(["test", "--no-run", "--locked", "--message-format", "json-render-diagnostics"])
         .args(packages.iter().flat_map(|package| ["-p", package]))
         .args(["--target-dir", "target/mutants"])
-        .env("RUSTFLAGS", format!("{flags} --cfg mutants"))
+        .env("RUSTFLAGS", format!("{flags} --cfg wal_mutants"))
         .env_remove("CARGO_TARGET_DIR")
         .stderr(Stdio::inherit())
         .output()

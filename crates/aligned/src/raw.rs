@@ -24,10 +24,15 @@ pub(crate) use wiped_page::WipedPage;
 #[cfg(test)]
 pub(crate) use wiped_page::ask_child;
 
-// With `--cfg loom` what buffers and pools share is explored in every order: see `tests/interleavings`.
-#[cfg(loom)]
+// With `--cfg wal_loom` what buffers and pools share is explored in every order: see `tests/interleavings`.
+// The name is not loom's own: who explores a program of theirs with `--cfg loom` has buffers as they are.
+#[cfg(all(wal_loom, not(debug_assertions)))]
+compile_error!(
+    "buffers under loom are for the tests of their orders: no optimised build may have them"
+);
+#[cfg(wal_loom)]
 use loom::sync::atomic::{AtomicU64, AtomicUsize};
-#[cfg(not(loom))]
+#[cfg(not(wal_loom))]
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 /// One allocation, every byte of which is initialised and was touched.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
+mod callbacks;
 mod crash_states;
 mod determinism;
 mod device_classes;

@@ -187,6 +187,10 @@ impl<S: Storage> Wal<S> {
     /// log's threads and gives the lock back. Later calls answer
     /// [`Closed`](crate::ErrorKind::Closed); reading through readers that exist goes on.
     ///
+    /// When it has returned `Ok` the log can be opened again. A log that is latched waits for nobody, for
+    /// its disk may never answer: callbacks may still be told afterwards, and an open is
+    /// [`Locked`](crate::ErrorKind::Locked) until no write is under way.
+    ///
     /// # Errors
     /// As [`Ticket::wait`].
     pub fn close(&self) -> Result<()> {

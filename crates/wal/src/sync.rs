@@ -1,18 +1,28 @@
 //! Locks and atomics, and [`Word`]: a place to sleep.
 //!
-//! The engine takes whatever threads share from here. With `--cfg shuttle` it is of a scheduler that may let
-//! another thread run at each use of it: `tests/interleavings` is built like that, and nothing else.
+//! The engine takes whatever threads share from here. With `--cfg wal_shuttle` it is of a scheduler that may
+//! let another thread run at each use of it: `tests/interleavings` is built like that, and nothing else.
+//! The name is the log's own: who explores a program of theirs with `--cfg shuttle` has a log as it is.
 
-#[cfg(not(shuttle))]
+#[cfg(all(wal_shuttle, not(debug_assertions)))]
+compile_error!(
+    "a log under a scheduler is for the tests of its schedules: no optimised build may have it"
+);
+
+#[cfg(not(wal_shuttle))]
 pub(crate) use parking_lot::{Mutex, MutexGuard};
-#[cfg(shuttle)]
+#[cfg(wal_shuttle)]
 pub(crate) use scheduled::{LocalCell, Mutex, MutexGuard, thread_local};
-#[cfg(shuttle)]
-pub(crate) use shuttle::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+#[cfg(wal_shuttle)]
+pub(crate) use shuttle::{
+    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize},
+    thread::ThreadId,
+};
 use std::sync::atomic::Ordering;
-#[cfg(not(shuttle))]
+#[cfg(not(wal_shuttle))]
 pub(crate) use std::{
     sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize},
+    thread::ThreadId,
     thread_local,
 };
 
@@ -28,7 +38,7 @@ pub(crate) use std::{
 pub struct Word {
     number: AtomicU32,
     /// The system call needs the machine's own.
-    #[cfg(shuttle)]
+    #[cfg(wal_shuttle)]
     futex: std::sync::atomic::AtomicU32,
 }
 
@@ -45,23 +55,32 @@ impl Word {
     }
 
     /// The number itself, for the system call that sleeps on its address.
-    #[cfg(not(shuttle))]
+    #[cfg(not(wal_shuttle))]
     pub(crate) fn futex(&self) -> &AtomicU32 {
         &self.number
     }
 
     /// A number that never changes: no thread of the scheduler may sleep in the kernel.
-    #[cfg(shuttle)]
+    #[cfg(wal_shuttle)]
     pub(crate) fn futex(&self) -> &std::sync::atomic::AtomicU32 {
         &self.futex
     }
+}
+
+/// The thread that calls: no other ever is the same.
+pub(crate) fn current_thread() -> ThreadId {
+    #[cfg(wal_shuttle)]
+    use shuttle::thread;
+    #[cfg(not(wal_shuttle))]
+    use std::thread;
+    thread::current().id()
 }
 
 /// Where the scheduler may let another thread run though nothing is shared here: while a thread holds what
 /// others wait for.
 #[inline(always)]
 pub(crate) fn point() {
-    #[cfg(shuttle)]
+    #[cfg(wal_shuttle)]
     shuttle::hint::spin_loop();
 }
 
@@ -76,7 +95,7 @@ pub enum Wake {
 }
 
 /// The scheduler's locks as parking_lot has them: they do not poison.
-#[cfg(shuttle)]
+#[cfg(wal_shuttle)]
 mod scheduled {
     use std::{
         cell::Cell,

@@ -57,6 +57,15 @@ impl<S: Storage> Ticket<S> {
 
     /// Calls `callback` with the outcome: at once if it is known, else from the thread that completes
     /// the write, outside every lock. It should be short; its panics are caught and dropped.
+    ///
+    /// It may append, wait, and close the log. But callbacks that one thread has to call are called one
+    /// after another, behind the tasks that it wakes: a callback that waits for what another one does, or
+    /// for a thread that waits for it, may wait for ever. Two threads that close two logs, each in a
+    /// callback of the other's, are such a pair.
+    ///
+    /// Inside a closure that fills a record, and in a forked child, the outcome is known:
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) or [`Forked`](crate::ErrorKind::Forked),
+    /// unless the record is durable already.
     pub fn on_durable(self, callback: impl FnOnce(Result<Lsn>) + Send + 'static) {
         let lsn = self.place.lsn;
         let callback = Box::new(move |outcome: Result<(), Error>| callback(outcome.map(|()| lsn)));

@@ -1,19 +1,19 @@
 //! Every order, and every outcome that the memory model allows, of what threads do to a buffer and a pool:
-//! `RUSTFLAGS="--cfg loom" cargo test --test orders`.
+//! `RUSTFLAGS="--cfg wal_loom" cargo test --test orders`.
 //!
 //! The code is that of `aligned`, its atomics replaced. Loom does not see plain memory, so each stretch of it
 //! has a shadow: a cell that loom watches, touched whenever the bytes are.
 
-#![cfg_attr(loom, expect(clippy::unwrap_used, reason = "a test ends where it is surprised"))]
+#![cfg_attr(wal_loom, expect(clippy::unwrap_used, reason = "a test ends where it is surprised"))]
 
 /// A build without loom has nothing to explore, and must not look as if it had.
-#[cfg(not(loom))]
+#[cfg(not(wal_loom))]
 #[test]
-fn orders_are_explored_with_cfg_loom() {
-    eprintln!("SKIPPED: build with RUSTFLAGS=\"--cfg loom\" to explore orders");
+fn orders_are_explored_with_cfg_wal_loom() {
+    eprintln!("SKIPPED: build with RUSTFLAGS=\"--cfg wal_loom\" to explore orders");
 }
 
-#[cfg(loom)]
+#[cfg(wal_loom)]
 mod buffers {
     use aligned::{Alignment, Buffer, Desk, Pool};
     use loom::{cell::UnsafeCell, model::Builder, sync::Mutex, thread};
@@ -107,7 +107,8 @@ mod buffers {
             let appenders: Vec<_> = lengths
                 .iter()
                 .map(|bytes| {
-                    let (desk, frame, shadow) = (desk.clone(), Arc::clone(&frame), Arc::clone(&shadow));
+                    let (desk, frame, shadow) =
+                        (desk.clone(), Arc::clone(&frame), Arc::clone(&shadow));
                     thread::spawn(move || {
                         let mut lent = frame.lock().unwrap();
                         let Some(lent_buffer) = lent.as_mut() else { return 0 };

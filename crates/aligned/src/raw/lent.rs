@@ -8,9 +8,9 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-#[cfg(loom)]
+#[cfg(wal_loom)]
 use loom::sync::atomic::{AtomicBool, AtomicUsize};
-#[cfg(not(loom))]
+#[cfg(not(wal_loom))]
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 /// Where the stretches of a [`LentSpan`] are counted when they come back. On a cache line of its own: it

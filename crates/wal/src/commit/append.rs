@@ -1,7 +1,7 @@
 //! Appending: room in the open frame, and what happens when there is none.
 
 use super::{
-    Engine, FILLING,
+    Engine, FILLING, drive,
     reserve::{Class, FIRST_FRAME_OVERHEAD, Grant, Request, RoomWait, Short, advance, to_u64},
     state::Core,
 };
@@ -83,7 +83,9 @@ impl<S: Storage> Engine<S> {
                 // A task that is not woken must not hold what others wait for.
                 wait.give_back_own(&mut core);
                 let place = self.join_queue(&mut core, wait, short);
-                core.room.set_task(place, task.clone());
+                let before = core.room.set_task(place, task.clone());
+                drop(core);
+                drive::let_go(before);
                 Ok(None)
             }
         }

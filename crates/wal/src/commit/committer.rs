@@ -1,6 +1,6 @@
 //! The committer threads: they write what nobody blocks for.
 
-use super::{Engine, STATE_LATCHED, state::Core};
+use super::{COMMITS, Engine, STATE_LATCHED, state::Core};
 use crate::{
     Result,
     format::{FRAME_HEADER_BYTES, Purpose},
@@ -79,6 +79,7 @@ impl<S: Storage> Engine<S> {
     }
 
     fn run_committer(self: &Arc<Self>) {
+        COMMITS.set(true);
         let mut core = self.core.lock();
         while self.state.load(Ordering::SeqCst) < STATE_LATCHED {
             match self.next(&core) {

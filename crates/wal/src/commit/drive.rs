@@ -1,7 +1,7 @@
 //! One commit: seal, write, acknowledge in order, hand on.
 
 use super::{
-    Engine, STATE_LATCHED,
+    COMMITS, Engine, STATE_LATCHED,
     reserve::{advance, to_u64},
     state::{Core, Hook, Stage},
 };
@@ -188,29 +188,30 @@ impl<S: Storage> Engine<S> {
 
     /// Tells those who are not asleep: last, outside every lock, and with nothing in hand, for a
     /// callback may append, wait, or take its time. A committer counts as away meanwhile, so that
-    /// another is started if there is something to write.
+    /// another is started if there is something to write. Once: a callback that waits may write a frame
+    /// itself, and call back in here.
     fn run_hooks(self: &Arc<Self>, hooks: Vec<Hook>) {
         if hooks.is_empty() {
             return;
         }
-        let is_committer = self.is_served_by_caller();
+        let is_committer = self.is_served_by_caller() && COMMITS.replace(false);
         if is_committer {
             let mut core = self.core.lock();
             core.committers.running -= 1;
-            // Somebody has to see to the open frame meanwhile: to its time, and to those who await it.
+            // Somebody has to see to what is not written meanwhile: to the open frame's time, to those
+            // who await it, and to a sealed one that may be written only when the one before is done.
             let stand_in = match core.committers.idle {
-                0 if core.open => self.have_committer(&mut core),
+                0 if core.unwritten < core.next => self.have_committer(&mut core),
                 _ => Ok(()),
             };
             // Without a thread the work waits for this one: no worse than before.
             let started = self.kick(&mut core);
             drop((core, stand_in, started));
         }
-        for hook in hooks {
-            run(hook, &Ok(()));
-        }
+        tell(hooks, &Ok(()));
         if is_committer {
             self.core.lock().committers.running += 1;
+            COMMITS.set(true);
         }
     }
 
@@ -337,7 +338,7 @@ impl<S: Storage> Engine<S> {
         self.room.bump();
         drop(core);
         self.storage.wake(&self.room, Wake::All);
-        task.into_iter().for_each(Waker::wake);
+        task.into_iter().for_each(wake);
     }
 
     fn write_error(&self, job: &Job<S>, source: std::io::Error) -> Error {
@@ -396,11 +397,35 @@ impl<S: Storage> Drop for Started<'_, S> {
     }
 }
 
-/// Tells one that is not asleep. A callback's panic is its own affair.
+/// Tells those who are not asleep: all tasks first, for a callback may take its time, or wait for what
+/// one of them does.
+pub(super) fn tell(mut hooks: Vec<Hook>, outcome: &Result<(), Error>) {
+    let is_task = |hook: &mut Hook| matches!(hook, Hook::Task(_));
+    hooks.extract_if(.., is_task).for_each(|task| run(task, outcome));
+    hooks.into_iter().for_each(|callback| run(callback, outcome));
+}
+
+/// Tells one that is not asleep.
 pub(super) fn run(hook: Hook, outcome: &Result<(), Error>) {
-    let told = catch_unwind(AssertUnwindSafe(|| match hook {
-        Hook::Task(task) => task.wake(),
-        Hook::Callback(callback) => callback(outcome.clone()),
-    }));
+    match hook {
+        Hook::Task(task) => wake(task),
+        Hook::Callback(callback) => contain(|| callback(outcome.clone())),
+    }
+}
+
+pub(super) fn wake(task: Waker) {
+    contain(|| task.wake());
+}
+
+/// Lets go of a waker outside every lock: it may be the last that holds a task, whose futures and handles
+/// lock when they are dropped.
+pub(super) fn let_go(task: Option<Waker>) {
+    contain(|| drop(task));
+}
+
+/// Runs what is not ours. Its panic is its own affair: others have to be told after it, and records to
+/// be written that have their place already.
+fn contain(work: impl FnOnce()) {
+    let told = catch_unwind(AssertUnwindSafe(work));
     drop(told);
 }

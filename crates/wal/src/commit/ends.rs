@@ -1,13 +1,14 @@
 //! The two ends of a writer's life: the opening frame and the close.
 
 use super::{
-    CLOSE_BEGUN, CLOSE_NOT_ASKED, CLOSE_OVER, CLOSES, Engine, STATE_CLOSED, STATE_CLOSING,
-    STATE_LATCHED, STATE_RUNNING, committer::Empty,
+    CLOSE_BEGUN, CLOSE_NOT_ASKED, CLOSE_OVER, Engine, STATE_CLOSED, STATE_CLOSING, STATE_LATCHED,
+    STATE_RUNNING, committer::Empty,
 };
 use crate::{
     Error, ErrorKind, Lsn, Result,
     format::Purpose,
     io::{Storage, Wake},
+    sync::current_thread,
 };
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -125,7 +126,8 @@ impl<S: Storage> Engine<S> {
             let core = self.core.lock();
             return self.check_running(&core);
         }
-        let closing = Closing { engine: self, outer: CLOSES.replace(Arc::as_ptr(self).addr()) };
+        let closing = Closing(self);
+        self.closer.get_or_init(current_thread);
         let running = self.state.compare_exchange(
             STATE_RUNNING,
             STATE_CLOSING,
@@ -148,10 +150,11 @@ impl<S: Storage> Engine<S> {
         outcome
     }
 
-    /// Waits until whoever closes the log has done so: it can be opened again when any close returns.
-    /// Not in a callback that the one who closes waits for.
+    /// Waits until whoever closes the log has done so: unless it is latched, it can be opened again when
+    /// any close returns. Not in a callback that the one who closes waits for, however many other logs
+    /// are being closed in between.
     fn wait_for_close(&self) {
-        let is_waited_for = CLOSES.get() == std::ptr::from_ref(self).addr();
+        let is_waited_for = self.closer.get() == Some(&current_thread());
         while !is_waited_for && !self.is_served_by_caller() {
             let seen = self.progress.read();
             if self.close.load(Ordering::SeqCst) == CLOSE_OVER {
@@ -179,17 +182,12 @@ impl<S: Storage> Engine<S> {
 }
 
 /// A close that was begun: tells those who wait for it when it is over, also by a panic.
-struct Closing<'a, S: Storage> {
-    engine: &'a Engine<S>,
-    /// What this thread was closing before.
-    outer: usize,
-}
+struct Closing<'a, S: Storage>(&'a Engine<S>);
 
 impl<S: Storage> Drop for Closing<'_, S> {
     fn drop(&mut self) {
-        CLOSES.set(self.outer);
-        self.engine.close.store(CLOSE_OVER, Ordering::SeqCst);
-        self.engine.progress.bump();
-        self.engine.storage.wake(&self.engine.progress, Wake::All);
+        self.0.close.store(CLOSE_OVER, Ordering::SeqCst);
+        self.0.progress.bump();
+        self.0.storage.wake(&self.0.progress, Wake::All);
     }
 }

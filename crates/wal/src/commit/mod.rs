@@ -39,14 +39,14 @@ use crate::{
     format::{Identity, WriterSeed},
     io::{Storage, Wake},
     slots::{FreeSlot, Segment},
-    sync::{AtomicU8, AtomicU32, AtomicU64, Mutex, MutexGuard, Word, thread_local},
+    sync::{AtomicU8, AtomicU32, AtomicU64, Mutex, MutexGuard, ThreadId, Word, thread_local},
 };
 use aligned::{Alignment, Desk, ForkWitness, Pool};
 use state::{Committers, Core, FrameMeta, Preparer, RoomQueue, Segments};
 use std::{
     cell::Cell,
     collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
@@ -115,6 +115,8 @@ pub(crate) struct Engine<S: Storage> {
     exits: Word,
     /// One of the `CLOSE_` numbers. Only grows.
     close: AtomicU8,
+    /// The thread that closes the log, or has closed it.
+    closer: OnceLock<ThreadId>,
 }
 
 /// What belongs to a place in the ring of frames and is used without the mutex.
@@ -143,8 +145,8 @@ thread_local! {
     static FILLING: Cell<bool> = const { Cell::new(false) };
     /// The engine that this thread belongs to, by address; 0 for everybody else's threads.
     static SERVES: Cell<usize> = const { Cell::new(0) };
-    /// The engine that this thread is closing, by address; 0 if none.
-    static CLOSES: Cell<usize> = const { Cell::new(0) };
+    /// Whether this thread counts among the running committers of the engine that it belongs to.
+    static COMMITS: Cell<bool> = const { Cell::new(false) };
 }
 
 impl<S: Storage> Engine<S> {
@@ -226,6 +228,7 @@ impl<S: Storage> Engine<S> {
             threads: AtomicU32::new(0),
             exits: Word::default(),
             close: AtomicU8::new(CLOSE_NOT_ASKED),
+            closer: OnceLock::new(),
         }))
     }
 
@@ -380,10 +383,8 @@ impl<S: Storage> Engine<S> {
         for word in [&self.committer, &self.preparer, &self.room, &self.progress] {
             self.storage.wake(word, Wake::All);
         }
-        tasks.into_iter().for_each(std::task::Waker::wake);
-        for hook in hooks {
-            drive::run(hook, &Err(answer.clone()));
-        }
+        tasks.into_iter().for_each(drive::wake);
+        drive::tell(hooks, &Err(answer));
     }
 
     /// The handle was dropped: the same as a crash of the process, as far as the disk can tell.
@@ -439,11 +440,14 @@ impl<S: Storage> Engine<S> {
     }
 }
 
-/// Counts a thread's end also while it unwinds.
+/// Counts a thread's end also while it unwinds. What the thread was to the engine ends before that: a
+/// host may use its threads again, and another engine may get this one's address.
 struct ThreadEnd<S: Storage>(Arc<Engine<S>>);
 
 impl<S: Storage> Drop for ThreadEnd<S> {
     fn drop(&mut self) {
+        SERVES.set(0);
+        COMMITS.set(false);
         self.0.threads.fetch_sub(1, Ordering::SeqCst);
         self.0.exits.bump();
         self.0.storage.wake(&self.0.exits, Wake::All);

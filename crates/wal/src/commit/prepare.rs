@@ -1,6 +1,6 @@
 //! The preparer: makes the next segment before it is needed, and gives back slots nobody needs.
 
-use super::{Engine, STATE_LATCHED, reserve::to_u64, state::Core};
+use super::{Engine, STATE_LATCHED, drive::wake, reserve::to_u64, state::Core};
 use crate::{
     Error, ErrorKind, Result,
     format::{Origin, SegmentHeader},
@@ -291,7 +291,7 @@ impl<S: Storage> Engine<S> {
         self.room.bump();
         drop(core);
         self.storage.wake(&self.room, Wake::All);
-        tasks.into_iter().for_each(std::task::Waker::wake);
+        tasks.into_iter().for_each(wake);
     }
 
     /// A name that cannot be removed stays: the slot is found free by the next open.

@@ -1,7 +1,7 @@
 //! Room in the open frame, and what an append does when there is none.
 
 use super::{
-    Engine, Place,
+    Engine, Place, drive,
     state::{Core, FrameMeta, Stage, ring_index},
 };
 use crate::{
@@ -195,9 +195,7 @@ impl<S: Storage> Engine<S> {
 
     #[cold]
     fn leave_cold(&self, mut core: MutexGuard<'_, Core<S>>, wait: &mut RoomWait) {
-        if let Some(place) = wait.place.take() {
-            core.room.leave(place);
-        }
+        let own_task = wait.place.take().and_then(|place| core.room.leave(place));
         wait.give_back_own(&mut core);
         let others = !core.room.is_empty();
         let task = core.room.take_front_task();
@@ -208,9 +206,8 @@ impl<S: Storage> Engine<S> {
         if others {
             self.storage.wake(&self.room, Wake::All);
         }
-        if let Some(task) = task {
-            task.wake();
-        }
+        task.into_iter().for_each(drive::wake);
+        drive::let_go(own_task);
     }
 
     /// Room for `request` in the open frame, or in a new one. The outer error ends the append, the

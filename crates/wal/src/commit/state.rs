@@ -226,14 +226,18 @@ impl RoomQueue {
         self.waiting.front().map(|first| first.number) == place
     }
 
-    pub(super) fn leave(&mut self, place: u64) {
-        self.waiting.retain(|waiting| waiting.number != place);
+    /// Answers its task, to be dropped outside the lock.
+    #[must_use]
+    pub(super) fn leave(&mut self, place: u64) -> Option<Waker> {
+        let index = self.waiting.iter().position(|waiting| waiting.number == place)?;
+        self.waiting.remove(index).and_then(|left| left.task)
     }
 
-    pub(super) fn set_task(&mut self, place: u64, task: Waker) {
-        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.number == place) {
-            waiting.task = Some(task);
-        }
+    /// Answers the task that was there before, to be dropped outside the lock.
+    #[must_use]
+    pub(super) fn set_task(&mut self, place: u64, task: Waker) -> Option<Waker> {
+        let waiting = self.waiting.iter_mut().find(|waiting| waiting.number == place)?;
+        waiting.task.replace(task)
     }
 
     /// The task at the front, if the front is one: threads look for themselves.

@@ -146,7 +146,12 @@ impl<S: Storage> Engine<S> {
         }
         let hooks = &mut core.frame_mut(place.frame).hooks;
         match registration.and_then(|Registration(index)| hooks.get_mut(index)) {
-            Some(Hook::Task(waker)) => waker.clone_from(task),
+            Some(Hook::Task(waker)) if waker.will_wake(task) => {}
+            Some(Hook::Task(waker)) => {
+                let before = std::mem::replace(waker, task.clone());
+                drop(core);
+                super::drive::let_go(Some(before));
+            }
             _ => {
                 *registration = Some(Registration(hooks.len()));
                 hooks.push(Hook::Task(task.clone()));

@@ -1,13 +1,13 @@
-//! Programs whose schedules are explored: `RUSTFLAGS="--cfg shuttle" cargo test --test schedules`.
+//! Programs whose schedules are explored: `RUSTFLAGS="--cfg wal_shuttle" cargo test --test schedules`.
 
-#[cfg(all(shuttle, mutants))]
+#[cfg(all(wal_shuttle, wal_mutants))]
 mod planted;
-#[cfg(shuttle)]
+#[cfg(wal_shuttle)]
 mod programs;
 
 /// A build without the scheduler has nothing to explore, and must not look as if it had.
-#[cfg(not(shuttle))]
+#[cfg(not(wal_shuttle))]
 #[test]
-fn schedules_are_explored_with_cfg_shuttle() {
-    eprintln!("SKIPPED: build with RUSTFLAGS=\"--cfg shuttle\" to explore schedules");
+fn schedules_are_explored_with_cfg_wal_shuttle() {
+    eprintln!("SKIPPED: build with RUSTFLAGS=\"--cfg wal_shuttle\" to explore schedules");
 }
