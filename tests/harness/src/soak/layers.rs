@@ -144,7 +144,7 @@ impl Layer {
             What::Schedules => {
                 let what = ["test", "--no-run", "--test", "schedules"];
                 let at = root.join("tests/interleavings");
-                executable(&at, &aside.join("shuttle"), &what, "--cfg shuttle", "schedules")?
+                executable(&at, &aside.join("shuttle"), &what, "--cfg wal_shuttle", "schedules")?
             }
             What::Fuzzed(name) => fuzzer(root, &aside.join("asan"), name)?,
             What::Recorded(_) | What::Errors | What::Kernels | What::Writes => env::current_exe()?,

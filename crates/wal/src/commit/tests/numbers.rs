@@ -106,21 +106,21 @@ fn the_queue_for_room_is_a_queue() {
     assert_eq!(turns.len(), 4, "nobody shares a place");
     let bells: Vec<Arc<Bell>> = (0..4).map(|_| Arc::default()).collect();
     for (place, bell) in places.iter().zip(&bells).skip(1) {
-        queue.set_task(*place, Waker::from(Arc::clone(bell)));
+        drop(queue.set_task(*place, Waker::from(Arc::clone(bell))));
     }
     assert!(queue.is_turn_of(Some(places[0])) && !queue.is_turn_of(Some(places[1])));
     assert!(!queue.is_empty() && !queue.is_turn_of(None));
     assert!(queue.take_front_task().is_none(), "the first is a thread");
-    queue.leave(places[2]);
-    queue.leave(places[0]);
+    drop(queue.leave(places[2]));
+    drop(queue.leave(places[0]));
     assert!(queue.is_turn_of(Some(places[1])));
     queue.take_front_task().unwrap().wake();
     assert!(queue.take_front_task().is_none(), "it is told once");
     queue.take_all_tasks().into_iter().for_each(Waker::wake);
     let rung: Vec<u32> = bells.iter().map(|bell| bell.0.load(Ordering::SeqCst)).collect();
     assert_eq!(rung, [0, 1, 0, 1]);
-    queue.leave(places[1]);
-    queue.leave(places[3]);
+    drop(queue.leave(places[1]));
+    drop(queue.leave(places[3]));
     assert!(queue.is_empty());
     assert!(!places.contains(&queue.join()), "a place is never given again");
 }
