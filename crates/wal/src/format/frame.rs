@@ -127,7 +127,8 @@ impl FrameHeader {
         }
         let number = u32::from_le_bytes(get(header, PURPOSE));
         let Some(purpose) = Purpose::from_number(number) else {
-            return Err(Fault::Purpose { found: number });
+            let epoch = u64::from_le_bytes(get(header, EPOCH));
+            return Err(Fault::Purpose { found: number, epoch });
         };
         let header = Self {
             lsn: Lsn::new(u64::from_le_bytes(get(header, LSN))),
@@ -264,6 +265,8 @@ pub enum Fault {
     Purpose {
         /// Its number.
         found: u32,
+        /// The epoch of the writer that knew it.
+        epoch: u64,
     },
     /// A record's header makes no sense.
     RecordHeader {
@@ -306,7 +309,7 @@ impl fmt::Display for Fault {
                 "a frame header with CRC {found:08x} over bytes whose CRC is {expected:08x}"
             ),
             Self::Place { found } => write!(f, "a frame of lsn {found}"),
-            Self::Purpose { found } => write!(f, "a frame of unknown purpose {found}"),
+            Self::Purpose { found, .. } => write!(f, "a frame of unknown purpose {found}"),
             Self::RecordHeader { lsn } => write!(f, "no record header at lsn {lsn}"),
             Self::RecordCrc { lsn, expected, found } => write!(
                 f,

@@ -101,6 +101,8 @@ pub(crate) enum Sight {
     Nothing,
     /// A valid header for this place, and whether the rest of the frame is intact.
     Frame { header: FrameHeader, intact: bool },
+    /// A valid header for this place whose purpose this version does not know, and its epoch.
+    Unknown { fault: Fault, epoch: u64 },
     /// The device answers an error.
     Unreadable(io::Error),
 }
@@ -209,6 +211,11 @@ impl<F: File> FrameWalker<F> {
         let (header, crc) = match self.header(segment, lsn, end) {
             Ok(header) => header,
             Err(Stop { found: Found::Error(error), .. }) => return Sight::Unreadable(error),
+            Err(Stop { kind: StopKind::Unknown, found: Found::Fault(fault), .. })
+                if let Fault::Purpose { epoch, .. } = fault =>
+            {
+                return Sight::Unknown { fault, epoch };
+            }
             Err(_) => return Sight::Nothing,
         };
         let bytes = usize::try_from(header.frame_bytes(self.identity.block_bytes));
@@ -277,6 +284,7 @@ impl<F: File> FrameWalker<F> {
                 let kind = match fault {
                     Fault::Blank => StopKind::Blank,
                     _ if !FrameHeader::claims(bytes, lsn) => StopKind::Garbage,
+                    Fault::Purpose { epoch, .. } if Some(epoch) < last => StopKind::Ghost,
                     Fault::Purpose { .. } => StopKind::Unknown,
                     _ if FrameHeader::claimed_epoch(bytes) <= closed => StopKind::Ghost,
                     _ => StopKind::TornHeader,

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Lsn, Result,
-    format::{Checkpoint, Frame, FrameHeader, Identity, Origin, Purpose, RecordKind},
+    format::{Checkpoint, Fault, Frame, FrameHeader, Identity, Origin, Purpose, RecordKind},
     io::{File, Storage},
     reading::{self, Found, FrameWalker, Sight, Step, Stop, StopKind},
     slots::Segment,
@@ -36,6 +36,8 @@ pub(crate) struct SegmentScan<F> {
     pub(crate) ground: Ground,
     /// Headers valid for their place from there on, and whether their frames are intact.
     pub(crate) sightings: Vec<(FrameHeader, bool)>,
+    /// Headers from the stop on whose purpose this version does not know.
+    unknown: Vec<Unknown>,
     /// The first block from there on that the device refuses to show.
     pub(crate) unreadable: Option<(u64, io::Error)>,
 }
@@ -63,6 +65,13 @@ pub(crate) enum Proof {
     Successor(FrameHeader),
 }
 
+/// A header at or behind the stop whose purpose this version does not know.
+pub(crate) struct Unknown {
+    offset: u64,
+    epoch: u64,
+    fault: Fault,
+}
+
 /// Reads one segment.
 pub(crate) fn scan_segment<F: File>(
     walker: &mut FrameWalker<F>,
@@ -82,6 +91,7 @@ pub(crate) fn scan_segment<F: File>(
         checkpoint: None,
         ground: Ground::Recycled,
         sightings: Vec::new(),
+        unknown: Vec::new(),
         unreadable: None,
     };
     let end = scan.segment.end(identity);
@@ -143,6 +153,10 @@ impl<F: File> SegmentScan<F> {
         while offset < identity.segment_bytes {
             let bytes = match walker.sight(&self.segment, offset) {
                 Sight::Nothing => block_bytes,
+                Sight::Unknown { fault, epoch } => {
+                    self.unknown.push(Unknown { offset, epoch, fault });
+                    block_bytes
+                }
                 Sight::Frame { header, intact } => {
                     self.sightings.push((header, intact));
                     if intact { header.frame_bytes(identity.block_bytes) } else { block_bytes }
@@ -395,6 +409,17 @@ impl<F: File> Scan<F> {
         further.next()
     }
 
+    /// A frame of a later version at the tail or further on, that is not older than the last one that
+    /// belongs: where, and what it is.
+    pub(crate) fn unknown(&self) -> Option<(&Segment<F>, u64, &Fault)> {
+        let epoch = self.last_epoch();
+        let mut all = std::iter::once(self.tail())
+            .chain(&self.beyond)
+            .flat_map(|scan| scan.unknown.iter().map(move |unknown| (&scan.segment, unknown)));
+        all.find(|(_, unknown)| unknown.epoch >= epoch)
+            .map(|(segment, unknown)| (segment, unknown.offset, &unknown.fault))
+    }
+
     /// All that the verdict depends on.
     pub(crate) fn facts(&self, policy: Unreadable) -> Facts {
         let tail = self.tail();
@@ -414,7 +439,8 @@ impl<F: File> Scan<F> {
             }
         });
         Facts {
-            stop: tail.stop.kind,
+            // Wherever it stands: a later version's frames may prove what this one cannot read.
+            stop: self.unknown().map_or(tail.stop.kind, |_| StopKind::Unknown),
             vouched: self.proof().is_some(),
             stranded: self.beyond.len() > 1 || (!is_begun && !self.beyond.is_empty()),
             orphaned: !is_begun && tail.segment.sequence > 0 && !self.has_predecessor,

@@ -150,8 +150,20 @@ fn judge<S: Storage>(
                 None => here(ErrorKind::Corrupt, what).with_expected_found(expected, &stop.found),
             })
         }
-        Decision::Unsupported => Err(here(ErrorKind::Unsupported, "a frame's purpose")
-            .with_expected_found("one that this version knows", &stop.found)),
+        Decision::Unsupported => {
+            let (what, expected) = ("a frame's purpose", "one that this version knows");
+            Err(match scan.unknown() {
+                None => {
+                    here(ErrorKind::Unsupported, what).with_expected_found(expected, &stop.found)
+                }
+                Some((segment, offset, fault)) => Error::new(ErrorKind::Unsupported, what)
+                    .with_path(storage.path().join(&segment.slot.name))
+                    .with_segment(segment.sequence)
+                    .with_offset(offset)
+                    .with_lsn(Lsn::new(segment.base.get().saturating_add(offset)))
+                    .with_expected_found(expected, fault),
+            })
+        }
         Decision::Unreadable => {
             let what = "read the end of the log: what is there may have been acknowledged";
             Err(match scan.unreadable() {

@@ -401,3 +401,37 @@ fn a_damaged_frame_of_an_older_segment_is_no_torn_tail() {
     let found = log.open().unwrap();
     assert_eq!((found.report.verdict, found.tail.lsn.get()), (Verdict::Clean, tail));
 }
+
+/// A log that a later version went on with: behind a torn frame stands one of a purpose that this version
+/// does not know. It may prove that the torn one was acknowledged, and it may be a frame that counts. It
+/// was not seen, the log was cut and opened, and from then on refused. It is refused at once, wherever it
+/// stands; but not over a frame that is older than the log's last one, which is dead.
+#[test]
+fn a_frame_of_a_later_version_is_refused_wherever_it_stands() {
+    let with_unknown = |is_torn: bool, is_older: bool| {
+        let mut log = two_segments();
+        let torn = log.frame(&[b"torn"]);
+        let unknown = log.frame(&[b"of a later version"]);
+        log.records.retain(|lsn, _| *lsn < torn);
+        let header = log.at(unknown, 64);
+        header[60..64].copy_from_slice(&9_u32.to_le_bytes());
+        if is_older {
+            header[32..40].copy_from_slice(&0_u64.to_le_bytes());
+        }
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&[7; 16]);
+        crc.update(&header[8..64]);
+        header[4..8].copy_from_slice(&crc.finalize().to_le_bytes());
+        if is_torn {
+            log.at(torn + 64, 1)[0] ^= 1;
+        }
+        (log, unknown)
+    };
+    for is_torn in [true, false] {
+        let (log, unknown) = with_unknown(is_torn, false);
+        let error = refused(&log);
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert_eq!(error.lsn(), Some(Lsn::new(unknown)), "{error}");
+        assert!(with_unknown(is_torn, true).0.open().is_ok());
+    }
+}
