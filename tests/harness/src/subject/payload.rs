@@ -5,6 +5,9 @@ use crate::random::{Random, mix};
 /// The fewest bytes of a record: its number, and some that tell a seed from another.
 const BYTES_MIN: u64 = 12;
 
+/// The most payload of one group: with its headers it fits the smallest segment that is written to.
+const GROUP_BYTES_MAX: usize = 40_000;
+
 /// The bytes of record number `index`: its number, then words of splitmix64, little-endian, all
 /// from a generator that starts at `mix([seed, index])`. Most are short, some longer than a block,
 /// few longer than a frame.
@@ -49,7 +52,14 @@ pub(crate) fn group_ends(seed: u64, records: u64) -> Vec<u64> {
     let mut end = 0;
     while end < records {
         let length = if random.one_in(4) { 2 + random.below(5) } else { 1 };
-        end = (end + length).min(records);
+        let last = (end + length).min(records);
+        let mut bytes = 0;
+        let fits = |index: &u64| {
+            bytes += payload(seed, *index).len();
+            bytes <= GROUP_BYTES_MAX
+        };
+        let count = (end..last).take_while(fits).count();
+        end += u64::try_from(count.max(1)).unwrap_or(1);
         ends.push(end);
     }
     ends
@@ -80,6 +90,15 @@ mod tests {
         assert!(ends.windows(2).all(|pair| pair[0] < pair[1] && pair[1] - pair[0] <= 6));
         assert!(ends.windows(2).any(|pair| pair[1] - pair[0] > 1), "no batch");
         assert!(group_ends(3, 0).is_empty());
+        let mut longest = 0;
+        for seed in 0..200 {
+            let mut start = 0;
+            for end in group_ends(seed, 200) {
+                longest = longest.max((start..end).map(|index| payload(seed, index).len()).sum());
+                start = end;
+            }
+        }
+        assert!((30_000..=GROUP_BYTES_MAX).contains(&longest), "{longest}");
     }
 
     #[test]
