@@ -22,6 +22,7 @@ mod craft;
 mod damage;
 mod golden;
 mod input;
+mod panics;
 mod places;
 mod program;
 mod recovery;

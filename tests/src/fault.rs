@@ -131,6 +131,8 @@ pub enum Effect {
     Whole,
     /// The first sector only.
     Torn,
+    /// It never answers: the storage panics, having done nothing.
+    Panics,
 }
 
 /// A failure to come.
@@ -148,6 +150,11 @@ impl Fault {
     /// The next of these calls fails with `errno`, once, and does nothing.
     pub fn once(on: On, errno: i32) -> Self {
         Self { on, skip: 0, times: 1, errno, effect: Effect::Nothing }
+    }
+
+    /// The next of these calls panics, once.
+    pub fn panics(on: On) -> Self {
+        Self { effect: Effect::Panics, ..Self::once(on, 0) }
     }
 
     /// All of these calls fail from now on, until [`Control::heal`].
@@ -386,6 +393,7 @@ impl Control {
         let result = match (passed, fault) {
             (false, _) => Err(io::Error::other("a test forgot a gate")),
             (true, None) => work(Effect::Whole),
+            (true, Some((_, Effect::Panics))) => panic!("the storage panics, as the test wants it"),
             (true, Some((errno, effect))) => {
                 if effect != Effect::Nothing {
                     drop(work(effect));

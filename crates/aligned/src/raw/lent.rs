@@ -72,9 +72,10 @@ impl LentSpan {
         if bytes > span.len - offset {
             return None;
         }
+        // Rooms of no bytes can be made, and forgotten, for ever: the count must not come round again.
+        self.lent = self.lent.checked_add(1)?;
         // Invariant: the sum is <= len (checked) and >= the cursor it replaces.
         span.cursor.store(offset + bytes, Ordering::Relaxed);
-        self.lent += 1;
         // SAFETY: offset <= len, so the result is inside the allocation or one past its end.
         let start = unsafe { span.start.add(offset) };
         // Invariant: the cursor moved over exactly these bytes and never goes back before `reclaim`, so no

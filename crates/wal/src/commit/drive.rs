@@ -199,9 +199,12 @@ impl<S: Storage> Engine<S> {
             let mut core = self.core.lock();
             core.committers.running -= 1;
             // Somebody has to see to what is not written meanwhile: to the open frame's time, to those
-            // who await it, and to a sealed one that may be written only when the one before is done.
+            // who await it, to a sealed one that may be written only when the one before is done, and to
+            // the last one that nothing vouches for.
             let stand_in = match core.committers.idle {
-                0 if core.unwritten < core.next => self.have_committer(&mut core),
+                0 if core.unwritten < core.next || core.unconfirmed => {
+                    self.have_committer(&mut core)
+                }
                 _ => Ok(()),
             };
             // Without a thread the work waits for this one: no worse than before.

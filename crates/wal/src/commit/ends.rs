@@ -141,12 +141,11 @@ impl<S: Storage> Engine<S> {
         }
         let outcome = self.drain();
         let core = self.core.lock();
+        // A latched log waits for nobody: what failed one write may hang the next.
         if self.state.load(Ordering::SeqCst) < STATE_LATCHED {
             self.end(core, STATE_CLOSED);
-        } else {
-            drop(core);
+            self.join_threads();
         }
-        self.join_threads();
         outcome
     }
 

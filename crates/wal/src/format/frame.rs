@@ -128,7 +128,8 @@ impl FrameHeader {
         let number = u32::from_le_bytes(get(header, PURPOSE));
         let Some(purpose) = Purpose::from_number(number) else {
             let epoch = u64::from_le_bytes(get(header, EPOCH));
-            return Err(Fault::Purpose { found: number, epoch });
+            let lsn = Lsn::new(u64::from_le_bytes(get(header, LSN)));
+            return Err(Fault::Purpose { found: number, lsn, epoch });
         };
         let header = Self {
             lsn: Lsn::new(u64::from_le_bytes(get(header, LSN))),
@@ -265,6 +266,8 @@ pub enum Fault {
     Purpose {
         /// Its number.
         found: u32,
+        /// The place it was meant for.
+        lsn: Lsn,
         /// The epoch of the writer that knew it.
         epoch: u64,
     },

@@ -125,7 +125,8 @@ later one; what is older was cut once, and proves nothing. It is proof that
 6. the count of records at this place is above an eighth of its Lsn, for a record takes eight bytes.
 
 A header valid by (1) and (2) here or further on, of a purpose that is not known and of no earlier epoch
-than the last taken frame's, is a later version's: the log is not for this one, unless it is damaged.
+than the last taken frame's, is a later version's: the log is not for this one, whatever seems to be
+missing or damaged in it.
 
 A damaged header that names this place, by its Lsn field, is what is left of a torn frame. Behind a
 close it is so only if its epoch field is above that of the close, whose writer wrote nothing more.

@@ -170,7 +170,7 @@ fn faults_tell_what_they_know() {
         (Fault::Magic, &["no frame header"]),
         (Fault::HeaderCrc { lsn, expected, found }, &["0000ab12", "0000cd34"]),
         (Fault::Place { found: lsn }, &["4711"]),
-        (Fault::Purpose { found: 4713, epoch: 1 }, &["4713"]),
+        (Fault::Purpose { found: 4713, lsn: Lsn::new(0), epoch: 1 }, &["4713"]),
         (Fault::RecordHeader { lsn }, &["4711"]),
         (Fault::RecordCrc { lsn, expected, found }, &["4711", "0000ab12", "0000cd34"]),
         (Fault::RecordCount { expected: 4714, found: 4715 }, &["4714", "4715"]),

@@ -140,7 +140,8 @@ pub trait File: Send + Sync + 'static {
     /// `Ok` they survive a power cut. An error says nothing about what survives.
     fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Makes everything durable that was written before the call, and the file's size.
+    /// Makes everything durable that was written before the call, by anybody, and the file's size. Works
+    /// on a file that was opened for reading, too.
     fn sync(&self) -> io::Result<()>;
 
     /// Makes the file exactly `bytes` long without promising room on the device.

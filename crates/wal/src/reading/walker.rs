@@ -211,11 +211,11 @@ impl<F: File> FrameWalker<F> {
         let (header, crc) = match self.header(segment, lsn, end) {
             Ok(header) => header,
             Err(Stop { found: Found::Error(error), .. }) => return Sight::Unreadable(error),
-            Err(Stop { kind: StopKind::Unknown, found: Found::Fault(fault), .. })
-                if let Fault::Purpose { epoch, .. } = fault =>
-            {
-                return Sight::Unknown { fault, epoch };
-            }
+            Err(Stop {
+                kind: StopKind::Unknown,
+                found: Found::Fault(fault @ Fault::Purpose { epoch, .. }),
+                ..
+            }) => return Sight::Unknown { fault, epoch },
             Err(_) => return Sight::Nothing,
         };
         let bytes = usize::try_from(header.frame_bytes(self.identity.block_bytes));

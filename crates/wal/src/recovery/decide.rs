@@ -125,9 +125,14 @@ struct Row {
     matches: fn(&Facts) -> bool,
 }
 
+/// No frame of a later version, at the tail or further on.
+fn known(facts: &Facts) -> bool {
+    facts.stop != StopKind::Unknown
+}
+
 /// No proof against the tail itself: what its bytes say decides.
 fn unproved(facts: &Facts) -> bool {
-    !facts.vouched && !facts.stranded && !facts.orphaned
+    known(facts) && !facts.vouched && !facts.stranded && !facts.orphaned
 }
 
 /// The bytes at the tail could be read and have an unambiguous kind, and so could all further on,
@@ -135,7 +140,7 @@ fn unproved(facts: &Facts) -> bool {
 fn readable(facts: &Facts) -> bool {
     unproved(facts)
         && !facts.unreadable
-        && !matches!(facts.stop, StopKind::Unreadable | StopKind::Unchained | StopKind::Unknown)
+        && !matches!(facts.stop, StopKind::Unreadable | StopKind::Unchained)
 }
 
 /// Nothing at the tail claims to be a frame.
@@ -146,7 +151,7 @@ fn silent(facts: &Facts) -> bool {
 /// An error of the device at the tail or further on, and nothing that goes before it.
 fn hidden(facts: &Facts) -> bool {
     unproved(facts)
-        && !matches!(facts.stop, StopKind::Unchained | StopKind::Unknown)
+        && facts.stop != StopKind::Unchained
         && (facts.unreadable || facts.stop == StopKind::Unreadable)
 }
 
@@ -158,19 +163,20 @@ fn disturbed(facts: &Facts) -> bool {
 }
 
 const TABLE: &[Row] = &[
-    Row { decision: Decision::Corrupt(Damage::Vouched), matches: |f| f.vouched },
-    Row { decision: Decision::Corrupt(Damage::Stranded), matches: |f| !f.vouched && f.stranded },
+    // Before all proofs: what this version takes for a missing frame may be there for a later one.
+    Row { decision: Decision::Unsupported, matches: |f| !known(f) },
+    Row { decision: Decision::Corrupt(Damage::Vouched), matches: |f| known(f) && f.vouched },
+    Row {
+        decision: Decision::Corrupt(Damage::Stranded),
+        matches: |f| known(f) && !f.vouched && f.stranded,
+    },
     Row {
         decision: Decision::Corrupt(Damage::Orphaned),
-        matches: |f| !f.vouched && !f.stranded && f.orphaned,
+        matches: |f| known(f) && !f.vouched && !f.stranded && f.orphaned,
     },
     Row {
         decision: Decision::Corrupt(Damage::Unchained),
         matches: |f| unproved(f) && f.stop == StopKind::Unchained,
-    },
-    Row {
-        decision: Decision::Unsupported,
-        matches: |f| unproved(f) && f.stop == StopKind::Unknown,
     },
     Row {
         decision: Decision::Unreadable,
@@ -274,6 +280,9 @@ mod tests {
 
     /// The same verdicts told as a story, in order, the way a person would.
     fn oracle(f: &Facts) -> Decision {
+        if f.stop == StopKind::Unknown {
+            return Decision::Unsupported;
+        }
         if f.vouched {
             return Decision::Corrupt(Damage::Vouched);
         }
@@ -283,10 +292,8 @@ mod tests {
         if f.orphaned {
             return Decision::Corrupt(Damage::Orphaned);
         }
-        match f.stop {
-            StopKind::Unchained => return Decision::Corrupt(Damage::Unchained),
-            StopKind::Unknown => return Decision::Unsupported,
-            _ => {}
+        if f.stop == StopKind::Unchained {
+            return Decision::Corrupt(Damage::Unchained);
         }
         if f.unreadable || f.stop == StopKind::Unreadable {
             return match f.policy {
@@ -329,7 +336,8 @@ mod tests {
     #[test]
     fn proof_outweighs_every_wish() {
         for facts in every_input().filter(|f| f.vouched || f.stranded || f.orphaned) {
-            assert!(matches!(decide(&facts), Decision::Corrupt(_)), "{facts:?}");
+            let is_refused = matches!(decide(&facts), Decision::Corrupt(_) | Decision::Unsupported);
+            assert!(is_refused, "{facts:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Lsn, Result,
-    format::{FrameHeader, HeaderFault, Identity, Origin, SegmentHeader, VERSION},
+    format::{Fault, FrameHeader, HeaderFault, Identity, Origin, SegmentHeader, VERSION},
     io::{File, Storage},
     reading,
     slots::{FreeSlot, Segment},
@@ -43,6 +43,8 @@ struct Contents {
     /// The frame that stands highest in the log.
     highest: Option<(u64, FrameHeader)>,
     highest_epoch: u64,
+    /// The highest frame whose purpose this version does not know: where, its Lsn, what was found.
+    unknown: Option<(u64, Lsn, Fault)>,
 }
 
 /// Sorts the slots, and refuses if one that the log needs is missing, damaged or there twice.
@@ -131,21 +133,26 @@ impl<S: Storage> Planner<'_, S> {
         let block = reading::read_piece(&surveyed.slot.file, alignment, offset, length);
         let Ok(block) = block else { return Ok(()) };
         self.layout.bytes_read += widen(block.len());
-        let Ok((frame, _)) = FrameHeader::decode(self.identity.log_id, &block) else {
-            return Ok(());
+        let (lsn, unknown) = match FrameHeader::decode(self.identity.log_id, &block) {
+            Ok((frame, _)) => (frame.lsn, None),
+            Err(fault @ Fault::Purpose { lsn, .. }) => (lsn, Some(fault)),
+            Err(_) => return Ok(()),
         };
-        let sequence = frame.lsn.get() / segment_bytes;
+        let sequence = lsn.get() / segment_bytes;
         let is_needed = sequence > header.sequence && sequence >= self.oldest();
-        if frame.lsn.get() % segment_bytes != offset || !is_needed {
+        if lsn.get() % segment_bytes != offset || !is_needed {
             return Ok(());
+        }
+        if let Some(fault) = unknown {
+            return Err(self.unsupported(surveyed, offset, lsn, &fault));
         }
         Err(self
             .corrupt("a slot's header is older than its frames", surveyed)
             .with_segment(sequence)
             .with_offset(0)
-            .with_lsn(Lsn::new(frame.lsn.get() - offset))
+            .with_lsn(Lsn::new(lsn.get() - offset))
             .with_expected_found(
-                format!("the header of the segment of the frame at lsn {}", frame.lsn),
+                format!("the header of the segment of the frame at lsn {lsn}"),
                 format!("the header of segment {}", header.sequence),
             ))
     }
@@ -203,6 +210,11 @@ impl<S: Storage> Planner<'_, S> {
                 head => head.to_string(),
             };
             let contents = self.look_through(surveyed)?;
+            if let Some((offset, lsn, fault)) = &contents.unknown
+                && lsn.get() / self.identity.segment_bytes >= self.oldest()
+            {
+                return Err(self.unsupported(surveyed, *offset, *lsn, fault));
+            }
             if let Some((offset, frame)) = contents.highest
                 && frame.lsn.get() / self.identity.segment_bytes >= self.oldest()
             {
@@ -238,7 +250,7 @@ impl<S: Storage> Planner<'_, S> {
         let mut memory = memory.map_err(|error| failed(io::Error::other(error), 0))?;
         let buffer = memory.as_mut_slice();
         let block = usize::try_from(self.identity.block_bytes).unwrap_or(usize::MAX);
-        let mut contents = Contents { zero: true, highest: None, highest_epoch: 0 };
+        let mut contents = Contents { zero: true, highest: None, highest_epoch: 0, unknown: None };
         let mut offset = 0;
         // An unreadable header needs no second try: it is known to be none.
         if matches!(surveyed.head, Head::Unreadable(_)) {
@@ -271,6 +283,20 @@ impl<S: Storage> Planner<'_, S> {
         self.storage.path().join(&surveyed.slot.name)
     }
 
+    fn unsupported(
+        &self,
+        surveyed: &Surveyed<S::File>,
+        offset: u64,
+        lsn: Lsn,
+        fault: &Fault,
+    ) -> Error {
+        Error::new(ErrorKind::Unsupported, "a frame's purpose")
+            .with_path(self.path(surveyed))
+            .with_offset(offset)
+            .with_lsn(lsn)
+            .with_expected_found("one that this version knows", fault)
+    }
+
     fn corrupt(&self, what: &str, surveyed: &Surveyed<S::File>) -> Error {
         Error::new(ErrorKind::Corrupt, what).with_path(self.path(surveyed))
     }
@@ -282,10 +308,17 @@ impl Contents {
             return;
         }
         self.zero = false;
-        let Ok((header, _)) = FrameHeader::decode(identity.log_id, block) else { return };
-        if header.lsn.get() % identity.segment_bytes != offset {
-            return;
-        }
+        let is_here = |lsn: Lsn| lsn.get() % identity.segment_bytes == offset;
+        let header = match FrameHeader::decode(identity.log_id, block) {
+            Ok((header, _)) if is_here(header.lsn) => header,
+            Err(fault @ Fault::Purpose { lsn, .. }) if is_here(lsn) => {
+                if self.unknown.as_ref().is_none_or(|(_, highest, _)| lsn > *highest) {
+                    self.unknown = Some((offset, lsn, fault));
+                }
+                return;
+            }
+            _ => return,
+        };
         self.highest_epoch = self.highest_epoch.max(header.epoch);
         if self.highest.is_none_or(|(_, highest)| header.lsn > highest.lsn) {
             self.highest = Some((offset, header));

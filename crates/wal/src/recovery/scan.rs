@@ -9,7 +9,7 @@ frame, or in the one before it if that frame does not belong.
 
 use super::{
     decide::{Facts, Ground, LastFrame, Successor, Unreadable},
-    survey::{Head, Survey},
+    survey::{Head, Survey, Surveyed},
 };
 use crate::{
     Error, ErrorKind, Lsn, Result,
@@ -258,13 +258,12 @@ fn read_segment<S: Storage>(
     sequence: u64,
 ) -> Result<SegmentScan<S::File>> {
     let index = by_sequence.get(&sequence).and_then(|indexes| indexes.first());
-    match index.and_then(|index| survey.slots.get(*index)) {
-        Some(surveyed) if let Head::Valid(header) = &surveyed.head => {
-            let segment = Segment::new(header, Arc::clone(&surveyed.slot));
-            scan_segment(walker, identity, segment, header.origin)
-        }
-        _ => Err(no_segment(storage, survey)),
-    }
+    let surveyed = index.and_then(|index| survey.slots.get(*index));
+    let Some(Surveyed { slot, head: Head::Valid(header), .. }) = surveyed else {
+        return Err(no_segment(storage, survey));
+    };
+    let segment = Segment::new(header, Arc::clone(slot));
+    scan_segment(walker, identity, segment, header.origin)
 }
 
 /// Of several slots that say that they are the same segment, takes the one that holds its frames.

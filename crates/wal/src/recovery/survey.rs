@@ -77,10 +77,10 @@ impl Names {
         Ok(names)
     }
 
-    /// The highest epoch that the name of a file of cut frames ends with.
+    /// The highest epoch in the name of a file of cut frames, of those that an open gave: anybody can
+    /// give a file a name.
     fn highest_cut_epoch(&self) -> u64 {
-        let epochs = self.cuts.iter().filter_map(|name| name.rsplit('-').next()?.parse().ok());
-        epochs.max().unwrap_or(0)
+        self.cuts.iter().filter_map(|name| cut_epoch(name)).max().unwrap_or(0)
     }
 
     /// A number that no slot has: the one after the highest, or if there is none, the lowest.
@@ -96,6 +96,16 @@ impl Names {
 /// The name of the file that keeps what the open of this epoch cut.
 pub(super) fn cut_name(at: Lsn, epoch: u64) -> String {
     format!("{CUT_PREFIX}{at}-{epoch}")
+}
+
+/// No open ever had a higher one: each rises by 2^32 at the most, and there were not that many.
+const CUT_EPOCH_MAX: u64 = 1 << 63;
+
+/// The epoch in a name that [`cut_name`] gave.
+fn cut_epoch(name: &str) -> Option<u64> {
+    let (at, epoch) = name.strip_prefix(CUT_PREFIX)?.split_once('-')?;
+    let (at, epoch) = (at.parse().ok().map(Lsn::new)?, epoch.parse().ok()?);
+    (epoch <= CUT_EPOCH_MAX && cut_name(at, epoch) == name).then_some(epoch)
 }
 
 impl<F: File> Survey<F> {

@@ -204,7 +204,7 @@ impl Ready {
         let text = seed.to_string();
         let (words, kind): (Vec<String>, _) = match &self.what {
             What::Simulated => {
-                let words = format!("--threads 2 --json --states {}", effort.simulated);
+                let words = format!("--threads 2 --json --silent --states {}", effort.simulated);
                 (split(&words), Kind::Simulated)
             }
             What::Recorded(name) => {

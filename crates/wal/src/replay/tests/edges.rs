@@ -14,6 +14,7 @@ use crate::{
         keep_cut, open,
     },
     replay::Replay,
+    slots::slot_name,
 };
 use std::sync::Arc;
 
@@ -433,5 +434,32 @@ fn a_frame_of_a_later_version_is_refused_wherever_it_stands() {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert_eq!(error.lsn(), Some(Lsn::new(unknown)), "{error}");
         assert!(with_unknown(is_torn, true).0.open().is_ok());
+        // In a slot that lost its header: not free, and not of this version.
+        let (mut log, _) = with_unknown(is_torn, false);
+        log.at(SEGMENT, 1)[0] ^= 1;
+        assert_eq!(refused(&log).kind(), ErrorKind::Unsupported);
+    }
+    // A frame that this version knows stands behind, and vouches for more than it can read.
+    let (mut log, unknown) = with_unknown(false, false);
+    log.mark = log.lsn;
+    log.frame(&[b"knows"]);
+    let error = refused(&log);
+    assert_eq!((error.kind(), error.lsn()), (ErrorKind::Unsupported, Some(Lsn::new(unknown))));
+}
+
+/// Anybody can give a file a name. One like those of cut frames, with an epoch near the last one there can
+/// be, made the next rise of the epoch the last one of the log.
+#[test]
+fn a_name_that_no_open_gave_has_no_epoch() {
+    for name in ["cut-0-18446744069414584319", "cut-x-18446744073709551615", "cut-7-007", "cut-5"] {
+        let mut log = two_segments();
+        let tail = log.frame(&[b"unreadable"]);
+        let storage = Flaky::new(log.storage());
+        storage.create_file(name).unwrap();
+        let place = tail % SEGMENT;
+        storage.spoil(&slot_name(u32::try_from(tail / SEGMENT).unwrap()), place..place + BLOCK);
+        let policy = Policy { unreadable_is_torn: true, ..policy() };
+        let recovered = open(Arc::new(storage), &policy).unwrap();
+        assert_eq!(recovered.epoch, (1 << 32) + log.epoch, "{name}");
     }
 }
