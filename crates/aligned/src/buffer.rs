@@ -50,15 +50,15 @@ use crate::{alignment::Alignment, raw::Span};
 /// ```
 pub struct Buffer {
     span: Span,
-    // Invariant: every byte at or above the largest of `stale`, `touched` and the span's cursor is
-    // zero. Rooms lie below the cursor; whoever may write above it raises `touched` first.
-    touched: usize,
-    // Invariant: bytes from the cursor up to `stale` may be left from the slot's earlier uses. They
-    // are zeroed when they are lent or shown, and never seen before. Zeroed there and not when the
-    // buffer comes back: what is lent is filled next, so that its lines are wanted in the cache
-    // anyway, while zeroing half a megabyte that was just written costs a tenth of a core at a
-    // gigabyte a second.
-    stale: usize,
+    // Invariant: every byte at or above the larger of the span's cursor and its `dirty` is zero. Rooms
+    // lie below the cursor; whoever may write above it raises `dirty` first.
+    //
+    // Whether the user was shown all of it, so that the bytes above the cursor are theirs. Before that
+    // those up to `dirty` may be left from the slot's earlier uses: they are zeroed when they are lent
+    // or shown, and never seen before. Zeroed there and not when the buffer
+    // comes back: what is lent is filled next, so that its lines are wanted in the cache anyway, while
+    // zeroing half a megabyte that was just written costs a tenth of a core at a gigabyte a second.
+    is_shown: bool,
     alignment: Alignment,
 }
 
@@ -78,19 +78,17 @@ impl Buffer {
             .ok_or(error(AllocErrorKind::TooLarge))?;
         let span = Span::zeroed(layout).ok_or(error(AllocErrorKind::OutOfMemory))?;
         // Invariant: a new allocation, all zero.
-        Ok(Self { span, touched: 0, stale: 0, alignment })
+        Ok(Self { span, is_shown: false, alignment })
     }
 
     /// A buffer over an aligned slot of a pool, or over a span that was lent and came back.
     pub(crate) fn over(span: Span, alignment: Alignment) -> Self {
         // Invariant: what is not zero above the cursor is below what the span's user before said.
-        let stale = span.dirty();
-        Self { span, touched: 0, stale, alignment }
+        Self { span, is_shown: false, alignment }
     }
 
-    /// The span, which knows from here on how far it was written.
-    pub(crate) fn into_span(mut self) -> Span {
-        self.span.set_dirty(self.touched.max(self.stale));
+    /// The span, which knows how far it was written.
+    pub(crate) fn into_span(self) -> Span {
         self.span
     }
 
@@ -107,9 +105,12 @@ impl Buffer {
     /// to a pool zero all of it, and a room reserved later need not begin as zeros.
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        self.forget_stale(self.len());
-        self.touched = self.len();
-        self.span.set_dirty(self.touched);
+        if !self.is_shown {
+            let stale = self.used()..self.written();
+            self.span.bytes()[stale].fill(0);
+            self.span.set_dirty(self.len());
+            self.is_shown = true;
+        }
         self.span.bytes()
     }
 
@@ -128,7 +129,7 @@ impl Buffer {
         let (used, len) = (self.used(), self.len());
         let end = block.round_up(used).filter(|&end| end <= len);
         let end = end.unwrap_or_else(|| panic!("no block of {block} bytes at {used} of {len}"));
-        let stale = used..self.touched.max(self.stale).clamp(used, end);
+        let stale = used..self.span.dirty().clamp(used, end);
         let bytes = &mut self.span.bytes()[..end];
         bytes[stale].fill(0);
         bytes
@@ -143,22 +144,12 @@ impl Buffer {
         // Invariant: all bytes are zero now.
         self.span.rewind();
         self.span.set_dirty(0);
-        (self.touched, self.stale) = (0, 0);
+        self.is_shown = false;
     }
 
     /// How far it may hold anything but zeros.
     fn written(&self) -> usize {
-        self.touched.max(self.stale).max(self.used())
-    }
-
-    /// Zeroes what earlier uses left from the cursor up to `end`.
-    fn forget_stale(&mut self, end: usize) {
-        let used = self.used();
-        let stale = used..self.stale.min(end).max(used);
-        self.span.bytes()[stale].fill(0);
-        if end >= self.stale {
-            self.stale = 0;
-        }
+        self.span.dirty().max(self.used())
     }
 
     /// Lends the next `bytes` bytes, or `None`, and no change, if fewer than that are left.
@@ -170,8 +161,9 @@ impl Buffer {
     #[must_use]
     pub fn reserve(&self, bytes: usize) -> Option<Room<'_>> {
         let (offset, bytes) = self.span.carve(bytes)?;
-        // What no earlier use reached is zero already.
-        let stale = self.stale.saturating_sub(offset).min(bytes.len());
+        // What no earlier use reached is zero already, and what was shown is the user's own.
+        let stale = if self.is_shown { 0 } else { self.span.dirty() };
+        let stale = stale.saturating_sub(offset).min(bytes.len());
         bytes[..stale].fill(0);
         Some(Room { offset, bytes })
     }

@@ -42,8 +42,6 @@ pub struct Desk(Arc<Returns>);
 /// ```
 pub struct LentBuffer {
     span: LentSpan,
-    /// Up to where the bytes above the cursor may hold anything but zeros.
-    stale: usize,
     alignment: Alignment,
 }
 
@@ -73,9 +71,7 @@ impl Desk {
     #[must_use]
     pub fn lend(&self, buffer: Buffer) -> LentBuffer {
         let alignment = buffer.alignment();
-        let span = buffer.into_span();
-        let stale = span.dirty();
-        LentBuffer { span: LentSpan::new(span, &self.0), stale, alignment }
+        LentBuffer { span: LentSpan::new(buffer.into_span(), &self.0), alignment }
     }
 }
 
@@ -91,7 +87,7 @@ impl LentBuffer {
     pub fn reserve<'a>(&mut self, desk: &'a Desk, bytes: usize) -> Option<LentRoom<'a>> {
         let (offset, mut stretch) = self.span.carve(&desk.0, bytes)?;
         let bytes = stretch.bytes_mut();
-        let stale = self.stale.saturating_sub(offset).min(bytes.len());
+        let stale = self.span.dirty().saturating_sub(offset).min(bytes.len());
         bytes[..stale].fill(0);
         Some(LentRoom(stretch))
     }

@@ -90,6 +90,12 @@ impl LentSpan {
         self.span.as_ref().map_or(0, Span::cursor)
     }
 
+    /// Up to where the bytes above the cursor may hold anything but zeros.
+    #[inline]
+    pub(crate) fn dirty(&self) -> usize {
+        self.span.as_ref().map_or(0, Span::dirty)
+    }
+
     /// The span, once every stretch came back; the returns are free for another then.
     pub(crate) fn reclaim(&mut self) -> Option<Span> {
         // Acquire: together with the Release of every stretch's drop it orders what was written there
