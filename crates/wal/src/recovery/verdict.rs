@@ -120,13 +120,14 @@ fn judge<S: Storage>(
     policy: Unreadable,
 ) -> Result<Option<CutTail<S::File>>> {
     let stop = &scan.tail().stop;
-    let here = |kind, what: &str| {
+    let at = |kind, what: &str, segment: &Segment<S::File>, offset: u64| {
         Error::new(kind, what)
-            .with_path(storage.path().join(&scan.tail().segment.slot.name))
-            .with_segment(scan.tail().segment.sequence)
-            .with_offset(stop.offset)
-            .with_lsn(stop.lsn)
+            .with_path(storage.path().join(&segment.slot.name))
+            .with_segment(segment.sequence)
+            .with_offset(offset)
+            .with_lsn(Lsn::new(segment.base.get().saturating_add(offset)))
     };
+    let here = |kind, what: &str| at(kind, what, &scan.tail().segment, stop.offset);
     match decide(&scan.facts(policy)) {
         Decision::Clean => Ok(None),
         Decision::Torn(torn) => Ok(Some(cut(identity, scan, torn))),
@@ -140,11 +141,7 @@ fn judge<S: Storage>(
                     || segment.sequence > tail && *offset == u64::from(identity.block_bytes)
             });
             Err(match unreadable {
-                Some((segment, offset, error)) => Error::new(ErrorKind::Corrupt, what)
-                    .with_path(storage.path().join(&segment.slot.name))
-                    .with_segment(segment.sequence)
-                    .with_offset(offset)
-                    .with_lsn(Lsn::new(segment.base.get().saturating_add(offset)))
+                Some((segment, offset, error)) => at(ErrorKind::Corrupt, what, segment, offset)
                     .with_expected_found(expected, error)
                     .with_source(copy(error)),
                 None => here(ErrorKind::Corrupt, what).with_expected_found(expected, &stop.found),
@@ -156,11 +153,7 @@ fn judge<S: Storage>(
                 None => {
                     here(ErrorKind::Unsupported, what).with_expected_found(expected, &stop.found)
                 }
-                Some((segment, offset, fault)) => Error::new(ErrorKind::Unsupported, what)
-                    .with_path(storage.path().join(&segment.slot.name))
-                    .with_segment(segment.sequence)
-                    .with_offset(offset)
-                    .with_lsn(Lsn::new(segment.base.get().saturating_add(offset)))
+                Some((segment, offset, fault)) => at(ErrorKind::Unsupported, what, segment, offset)
                     .with_expected_found(expected, fault),
             })
         }
@@ -168,12 +161,9 @@ fn judge<S: Storage>(
             let what = "read the end of the log: what is there may have been acknowledged";
             Err(match scan.unreadable() {
                 None => here(ErrorKind::Io, what),
-                Some((segment, offset, error)) => Error::new(ErrorKind::Io, what)
-                    .with_path(storage.path().join(&segment.slot.name))
-                    .with_segment(segment.sequence)
-                    .with_offset(offset)
-                    .with_lsn(Lsn::new(segment.base.get().saturating_add(offset)))
-                    .with_source(copy(error)),
+                Some((segment, offset, error)) => {
+                    at(ErrorKind::Io, what, segment, offset).with_source(copy(error))
+                }
             })
         }
     }
