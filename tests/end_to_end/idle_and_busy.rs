@@ -65,6 +65,25 @@ fn as_many_threads_write_as_the_device_takes() {
     assert_eq!(control.count(Verb::Spawn), threads + 4);
 }
 
+/// Full frames come in a burst when all committers sleep: the first one that wakes is for the first frame,
+/// and whoever filled the others saw it asleep still. They are written beside each other all the same.
+#[test]
+fn a_burst_after_an_idle_moment_is_written_at_depth() {
+    let disk = Faulty::in_memory();
+    let control = disk.control();
+    let wal = open(&quiet().pool_bytes(256 << 10).depth(3), disk.clone()).unwrap();
+    wal.append(b"called back").unwrap().on_durable(|outcome| assert!(outcome.is_ok()));
+    for _ in 0..10 {
+        wait_for_silence(&control);
+        let gate = control.gate(On::frame());
+        let tickets: Vec<Ticket<Disk>> = (0..4).map(|_| wal.append(&BIG).unwrap()).collect();
+        gate.wait_for(3);
+        gate.open();
+        wal.flush().unwrap();
+        assert!(tickets.iter().all(Ticket::is_durable));
+    }
+}
+
 /// The counters are what an operator has: a frame is counted once, with all that it takes on the device.
 #[test]
 fn what_is_written_is_counted() {

@@ -11,7 +11,7 @@ use crate::{
     frame_buffer,
     io::{File, Storage, Wake},
     slots::Segment,
-    sync::MutexGuard,
+    sync::{self, MutexGuard},
 };
 use aligned::LentBuffer;
 use std::{
@@ -67,8 +67,12 @@ impl<S: Storage> Engine<S> {
     /// Writes the sealed frame at the front and acknowledges what became durable by it.
     pub(super) fn write(self: &Arc<Self>, mut core: MutexGuard<'_, Core<S>>, front: u64) {
         let Some((job, lent)) = self.start(&mut core, front) else { return };
-        drop(core);
+        // Another full frame may be waiting behind this one: whoever filled it saw a committer asleep
+        // that had been woken for this one. Without a thread it waits for this one.
+        let kicked = self.kick(&mut core);
+        drop((core, kicked));
         let mut started = Started { engine: self, ended: false };
+        sync::point();
         let mut buffer = frame_buffer::collect(lent, |turns| self.wait_for_a_copy(turns));
         let before = self.storage.now();
         let result = if self.witness.same_process() {

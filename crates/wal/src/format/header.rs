@@ -2,7 +2,7 @@
 
 use super::{VERSION, first_nonzero, get, put};
 use crate::lsn::Lsn;
-use std::fmt;
+use std::{fmt, ops::Range};
 
 /// The block of a log whose creator did not choose, in bytes.
 pub const BLOCK_BYTES_DEFAULT: u32 = 4096;
@@ -32,6 +32,8 @@ const IDENTITY_SEGMENT_BYTES: usize = FIRST;
 const IDENTITY_BLOCK_BYTES: usize = IDENTITY_SEGMENT_BYTES + 8;
 const IDENTITY_CREATED: usize = IDENTITY_BLOCK_BYTES + 8;
 const IDENTITY_END: usize = IDENTITY_CREATED + 8;
+/// What no field covers: zeros, like everything behind the last field.
+const IDENTITY_GAPS: [Range<usize>; 2] = [KIND..LOG_ID, IDENTITY_BLOCK_BYTES + 4..IDENTITY_CREATED];
 
 const SEGMENT_ORIGIN: usize = KIND + 1;
 const SEGMENT_SEQUENCE: usize = FIRST;
@@ -39,6 +41,7 @@ const SEGMENT_BASE: usize = SEGMENT_SEQUENCE + 8;
 const SEGMENT_SEGMENT_BYTES: usize = SEGMENT_BASE + 8;
 const SEGMENT_BLOCK_BYTES: usize = SEGMENT_SEGMENT_BYTES + 8;
 const SEGMENT_END: usize = SEGMENT_BLOCK_BYTES + 8;
+const SEGMENT_GAPS: [Range<usize>; 1] = [SEGMENT_BLOCK_BYTES + 4..SEGMENT_END];
 
 /// What tells one log from every other: 16 random bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,7 +101,7 @@ impl Identity {
     /// # Errors
     /// [`HeaderFault`] unless every byte is as an encoder of this version writes it.
     pub fn decode(file: &[u8]) -> Result<Self, HeaderFault> {
-        open(file, IDENTITY_BYTES, IDENTITY_MAGIC, IDENTITY_END)?;
+        open(file, IDENTITY_BYTES, IDENTITY_MAGIC, &IDENTITY_GAPS, IDENTITY_END)?;
         Self::new(
             LogId(get(file, LOG_ID)),
             u64::from_le_bytes(get(file, IDENTITY_SEGMENT_BYTES)),
@@ -167,7 +170,7 @@ impl SegmentHeader {
     /// [`HeaderFault`] unless every byte is as an encoder of this version writes it for this log.
     pub fn decode(identity: &Identity, block: &[u8]) -> Result<Self, HeaderFault> {
         let block_bytes = usize::try_from(identity.block_bytes).unwrap_or(usize::MAX);
-        open(block, block_bytes, SEGMENT_MAGIC, SEGMENT_END)?;
+        open(block, block_bytes, SEGMENT_MAGIC, &SEGMENT_GAPS, SEGMENT_END)?;
         if block[KIND] != CHECKSUM_CRC32 {
             return Err(HeaderFault::Field("checksum kind"));
         }
@@ -250,7 +253,13 @@ fn seal(block: &mut [u8]) {
     put(block, CRC, crc.to_le_bytes());
 }
 
-fn open(block: &[u8], bytes: usize, magic: [u8; 8], end: usize) -> Result<(), HeaderFault> {
+fn open(
+    block: &[u8],
+    bytes: usize,
+    magic: [u8; 8],
+    gaps: &[Range<usize>],
+    end: usize,
+) -> Result<(), HeaderFault> {
     if block.len() < bytes {
         return Err(HeaderFault::Short { found: block.len() });
     }
@@ -270,7 +279,8 @@ fn open(block: &[u8], bytes: usize, magic: [u8; 8], end: usize) -> Result<(), He
     if version != VERSION {
         return Err(HeaderFault::Version { found: version });
     }
-    if first_nonzero(&block[end..]).is_some() {
+    let mut unused = gaps.iter().map(|gap| &block[gap.clone()]).chain([&block[end..]]);
+    if unused.any(|bytes| first_nonzero(bytes).is_some()) {
         return Err(HeaderFault::Field("zeros"));
     }
     Ok(())
