@@ -16,7 +16,7 @@ const HARNESS: &str = env!("CARGO_BIN_EXE_wal-harness");
 
 fn errors(arguments: &[&str]) -> Output {
     let output = Command::new(HARNESS)
-        .args(["errors", "--require", "--json", "--seed", "7", "--kills", "30"])
+        .args(["errors", "--require", "--json", "--seed", "7", "--kills", "60"])
         .args(arguments)
         .output()
         .unwrap();
@@ -159,7 +159,7 @@ fn a_limit_on_the_number_of_files() {
 #[test]
 fn a_process_that_is_killed_at_every_call() {
     for found in passes("ext4", "kill-at-sync") {
-        assert!(found["kills"].as_u64() >= Some(27), "{found}");
+        assert!(found["kills"].as_u64() >= Some(54), "{found}");
     }
 }
 

@@ -212,7 +212,7 @@ impl<'a> Process<'a> {
         if self.wal.as_ref().is_some_and(|wal| wal.stats().segments_recycled > 0) {
             self.witness.reach("a slot was used again");
         }
-        std::mem::forget(std::mem::take(&mut self.followers));
+        self.followers.clear();
     }
 
     fn begin(&mut self, records: Vec<Vec<u8>>) -> u64 {

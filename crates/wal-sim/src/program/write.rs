@@ -62,7 +62,8 @@ pub(super) fn work<S: Storage + Clone>(life: &Life<Said>, storage: &S) {
         }
         match random.below(3) {
             0 => drop(wal),
-            1 if opening + 1 == openings => std::mem::forget(followers),
+            // Cut off as they stand.
+            1 if opening + 1 == openings => drop(followers),
             _ => {
                 match wal.close() {
                     Ok(()) if !is_capped => life.note(Said::Closed),

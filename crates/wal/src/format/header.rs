@@ -2,7 +2,7 @@
 
 use super::{VERSION, first_nonzero, get, put};
 use crate::lsn::Lsn;
-use std::{fmt, ops::Range};
+use std::fmt;
 
 /// The block of a log whose creator did not choose, in bytes.
 pub const BLOCK_BYTES_DEFAULT: u32 = 4096;
@@ -32,8 +32,9 @@ const IDENTITY_SEGMENT_BYTES: usize = FIRST;
 const IDENTITY_BLOCK_BYTES: usize = IDENTITY_SEGMENT_BYTES + 8;
 const IDENTITY_CREATED: usize = IDENTITY_BLOCK_BYTES + 8;
 const IDENTITY_END: usize = IDENTITY_CREATED + 8;
-/// What no field covers: zeros, like everything behind the last field.
-const IDENTITY_GAPS: [Range<usize>; 2] = [KIND..LOG_ID, IDENTITY_BLOCK_BYTES + 4..IDENTITY_CREATED];
+/// What no field covers, from one place up to another: zeros, like everything behind the last field.
+const IDENTITY_GAPS: [(usize, usize); 2] =
+    [(KIND, LOG_ID), (IDENTITY_BLOCK_BYTES + 4, IDENTITY_CREATED)];
 
 const SEGMENT_ORIGIN: usize = KIND + 1;
 const SEGMENT_SEQUENCE: usize = FIRST;
@@ -41,7 +42,7 @@ const SEGMENT_BASE: usize = SEGMENT_SEQUENCE + 8;
 const SEGMENT_SEGMENT_BYTES: usize = SEGMENT_BASE + 8;
 const SEGMENT_BLOCK_BYTES: usize = SEGMENT_SEGMENT_BYTES + 8;
 const SEGMENT_END: usize = SEGMENT_BLOCK_BYTES + 8;
-const SEGMENT_GAPS: [Range<usize>; 1] = [SEGMENT_BLOCK_BYTES + 4..SEGMENT_END];
+const SEGMENT_GAPS: [(usize, usize); 1] = [(SEGMENT_BLOCK_BYTES + 4, SEGMENT_END)];
 
 /// What tells one log from every other: 16 random bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -257,7 +258,7 @@ fn open(
     block: &[u8],
     bytes: usize,
     magic: [u8; 8],
-    gaps: &[Range<usize>],
+    gaps: &[(usize, usize)],
     end: usize,
 ) -> Result<(), HeaderFault> {
     if block.len() < bytes {
@@ -279,7 +280,7 @@ fn open(
     if version != VERSION {
         return Err(HeaderFault::Version { found: version });
     }
-    let mut unused = gaps.iter().map(|gap| &block[gap.clone()]).chain([&block[end..]]);
+    let mut unused = gaps.iter().map(|gap| &block[gap.0..gap.1]).chain([&block[end..]]);
     if unused.any(|bytes| first_nonzero(bytes).is_some()) {
         return Err(HeaderFault::Field("zeros"));
     }

@@ -35,8 +35,9 @@ pub(super) struct Explorer<'a> {
 }
 
 impl Explorer<'_> {
-    /// Records `run` and tries its states, and those of some recoveries; whether all is well.
-    pub(super) fn run(&self, run: &Run) -> io::Result<bool> {
+    /// Records `run` and tries its states, and those of some recoveries; whether all is well, and how
+    /// many states that is.
+    pub(super) fn run(&self, run: &Run) -> io::Result<(bool, usize)> {
         let name = format!("{}-{}", run.file_system, run.method);
         let start = Instant::now();
         let progress = Progress::new();
@@ -55,7 +56,7 @@ impl Explorer<'_> {
             say(&summary)?
         }
         self.tell(&case, &found, &name)?;
-        Ok(summary.passed())
+        Ok((summary.passed(), summary.states()))
     }
 
     fn try_all(&self, case: &Case, name: &str) -> io::Result<Found> {

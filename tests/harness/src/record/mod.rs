@@ -35,7 +35,7 @@ pub(crate) use disk::{Arguments as DiskArguments, serve};
 pub(crate) use stack::FileSystem;
 
 use crate::{
-    EXIT_BAD, EXIT_SKIPPED,
+    EXIT_BAD, EXIT_SKIPPED, complain,
     machine::{Place, interruption, missing, take_private_mounts},
     random::unpredictable,
     skip,
@@ -78,6 +78,9 @@ pub(crate) struct Arguments {
     /// tried
     #[arg(long, value_name = "N", default_value_t = 4)]
     again: usize,
+    /// Fail if fewer states were tried in all, those of crashed recoveries with them
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    at_least: usize,
     /// Answer with a JSON object for each recording
     #[arg(long)]
     json: bool,
@@ -199,9 +202,12 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
     let seed = arguments.seed.unwrap_or_else(unpredictable);
     let explorer = Explorer { arguments, place: &place, interrupted: &interrupted };
     let mut status = ExitCode::SUCCESS;
+    let mut tried = 0;
+    let mut was_skipped = false;
     for file_system in arguments.fs.list() {
         if let Some(what) = missing(&[file_system.program()]) {
             skipped(&what);
+            was_skipped = true;
             if arguments.require {
                 status = skipped_status;
             }
@@ -223,13 +229,19 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
                 broken: arguments.broken,
                 resumed: None,
             };
-            if !explorer.run(&run)? {
+            let (passed, states) = explorer.run(&run)?;
+            tried += states;
+            if !passed {
                 status = ExitCode::from(EXIT_BAD);
             }
             if interrupted.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::Interrupted.into());
             }
         }
+    }
+    if tried < arguments.at_least && !was_skipped {
+        complain(format_args!("record: {tried} states, and {} were wanted", arguments.at_least));
+        status = ExitCode::from(EXIT_BAD);
     }
     Ok(status)
 }

@@ -59,6 +59,11 @@ impl<'a> Summary<'a> {
         self.bad.is_empty() && self.again.bad == 0 && self.tried > 0
     }
 
+    /// How many states were tried, those of crashed recoveries with them.
+    pub(super) fn states(&self) -> usize {
+        self.tried + self.again.states
+    }
+
     fn count(&self, kind: BadKind) -> usize {
         self.bad.get(&kind).copied().unwrap_or(0)
     }

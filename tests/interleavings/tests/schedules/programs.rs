@@ -271,6 +271,14 @@ fn a_follower() {
     });
 }
 
+/// Believes the durable mark, whatever it is at the moment.
+fn believe(life: &Life, wal: &Log) {
+    for _ in 0..20 {
+        life.say(Said::Durable(wal.durable_lsn()));
+        thread::yield_now();
+    }
+}
+
 /// Memory for two frames, and records that fill half of one: appends queue for room, blocked and awaited,
 /// and two full frames are in flight at once.
 #[test]
@@ -293,7 +301,8 @@ fn a_queue_for_room() {
                 life.say(Said::Acknowledged { batch });
             }
         };
-        join([spawn(&life, &wal, writer), spawn(&life, &wal, writer), spawn(&life, &wal, task)]);
+        let threads = [writer, writer, task, believe].map(|thread| spawn(&life, &wal, thread));
+        join(threads);
         life.close(&wal);
         life.check();
     });
@@ -303,7 +312,7 @@ fn a_queue_for_room() {
 /// the log.
 #[test]
 fn full_frames_in_flight() {
-    explore("full frames in flight", Effort::each(500), || {
+    explore("full frames in flight", Effort::each(3000), || {
         let setting = Setting::new().segment_bytes(128 << 10);
         let (life, wal) = Life::begin(&setting);
         let writer = |life: &Life, wal: &Log| {
@@ -318,7 +327,7 @@ fn full_frames_in_flight() {
                 life.say(Said::Durable(wal.flush().unwrap()));
             }
         });
-        join([spawn(&life, &wal, writer), flusher]);
+        join([spawn(&life, &wal, writer), spawn(&life, &wal, believe), flusher]);
         life.close(&wal);
         life.check();
     });
@@ -328,7 +337,7 @@ fn full_frames_in_flight() {
 /// durable, and frames of one segment are in flight together.
 #[test]
 fn full_frames_across_segments() {
-    explore("full frames across segments", Effort::each(500), || {
+    explore("full frames across segments", Effort::each(3000), || {
         let (life, wal) = Life::begin(&Setting::new());
         let writer = |life: &Life, wal: &Log| {
             for _ in 0..2 {
