@@ -1,7 +1,7 @@
 //! One writer at a time: in this process, among all, after a drop, after a latch, after a fork.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{self, Child, Command, Stdio},
@@ -26,6 +26,25 @@ fn assert_locked_by<T>(answer: wal::Result<T>, pid: u32) {
     let error: Error = answer.err().expect("somebody has it");
     assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
     assert_eq!(error.holder_pid(), Some(pid), "{error}");
+}
+
+/// A service closes its log and unmounts the file system that it was on. A thread of the log that had ended
+/// for everybody but itself still had the segments' files open: `umount` answered "busy".
+#[test]
+fn a_closed_log_that_is_dropped_has_no_file_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log").canonicalize().unwrap_or(dir.path().join("log"));
+    let is_here =
+        |fd: &fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(&path));
+    for _ in 0..100 {
+        let wal = open(&quiet().depth(4), Directory::new(&path)).unwrap();
+        let tickets: Vec<_> = (0..8).map(|_| wal.append(&[7; 9000]).unwrap()).collect();
+        wal.close().unwrap();
+        assert!(tickets.iter().all(wal::Ticket::is_durable));
+        drop((wal, tickets));
+        let open = fs::read_dir("/proc/self/fd").unwrap().flatten().filter(is_here).count();
+        assert_eq!(open, 0);
+    }
 }
 
 /// Two parts of a program open the same log: the second must be refused at once, by whatever path it

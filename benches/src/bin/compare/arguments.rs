@@ -11,8 +11,8 @@ usage: compare [--rounds N] [--seconds S] [--dir DIR] [--only WORKLOAD].. [--met
   --rounds N         rounds of every contestant, at least 1 (5; fewer are not to be quoted)
   --seconds S        length of a round of one contestant (2); of a bandwidth, a quarter
   --dir DIR          where a fresh directory is made (the build's target directory)
-  --only WORKLOAD    memory, append, single, group4, group16, group64, pipeline, tune, warm or
-                     replay; may be repeated (all but tune)
+  --only WORKLOAD    memory, append, single, group4, group16, group64, pipeline, tune, beside,
+                     warm or replay; may be repeated (all but tune)
   --method METHOD    dsync or fdatasync (dsync, unless a probe finds the other faster)
   --replay-gib N     length of the log that is replayed and opened, in GiB (4)
 
@@ -28,6 +28,8 @@ pub(crate) enum Workload {
     Durable(usize),
     /// One thread that runs ahead of the disk; with the variants of the options or without.
     Pipeline { variants: bool },
+    /// One writer beside somebody who fills the page cache.
+    Beside,
     /// Replay from memory.
     Warm,
     /// Replay from disk, and open.
@@ -35,7 +37,7 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    const ALL: [(&str, Self); 10] = [
+    const ALL: [(&str, Self); 11] = [
         ("memory", Self::Memory),
         ("append", Self::Append),
         ("single", Self::Durable(1)),
@@ -44,6 +46,7 @@ impl Workload {
         ("group64", Self::Durable(64)),
         ("pipeline", Self::Pipeline { variants: false }),
         ("tune", Self::Pipeline { variants: true }),
+        ("beside", Self::Beside),
         ("warm", Self::Warm),
         ("replay", Self::Replay),
     ];

@@ -9,6 +9,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that reports")]
 
 mod arguments;
+mod beside;
 mod durable;
 mod pipeline;
 mod replay;
@@ -77,6 +78,7 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             Workload::Append => small::append(&bench)?,
             Workload::Durable(writers) => durable::closed_loop(&bench, writers)?,
             Workload::Pipeline { variants } => pipeline::pipeline(&bench, variants)?,
+            Workload::Beside => beside::beside(&bench)?,
             Workload::Warm => replay::warm(&bench)?,
             Workload::Replay => replay::replay(&bench)?,
         });

@@ -12,6 +12,7 @@ first while no frame is being written seals the open frame and writes it.
 - `committer`: the threads that write what nobody blocks for
 - `ends`: the opening frame and the close
 - `prepare`: the thread that makes segments before they are needed
+- `threads`: these threads, counted, and waited for by a close
 */
 
 mod append;
@@ -23,6 +24,7 @@ mod prepare;
 mod reserve;
 mod state;
 mod stats;
+mod threads;
 mod wait;
 
 #[cfg(test)]
@@ -49,6 +51,7 @@ use std::{
     sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
+use threads::Threads;
 
 /// The last blocks of a segment that has no prepared successor, or more where blocks are small: nothing
 /// but checkpoints may use them, so that a log on a full disk can always be told what it may forget.
@@ -111,8 +114,7 @@ pub(crate) struct Engine<S: Storage> {
     room: Word,
     progress: Word,
     followers: AtomicU32,
-    threads: AtomicU32,
-    exits: Word,
+    threads: Arc<Threads>,
     /// One of the `CLOSE_` numbers. Only grows.
     close: AtomicU8,
     /// The thread that closes the log, or has closed it.
@@ -143,8 +145,6 @@ const CLOSE_OVER: u8 = 2;
 thread_local! {
     /// Whether this thread is inside a closure that fills a record.
     static FILLING: Cell<bool> = const { Cell::new(false) };
-    /// The engine that this thread belongs to, by address; 0 for everybody else's threads.
-    static SERVES: Cell<usize> = const { Cell::new(0) };
     /// Whether this thread counts among the running committers of the engine that it belongs to.
     static COMMITS: Cell<bool> = const { Cell::new(false) };
 }
@@ -225,8 +225,7 @@ impl<S: Storage> Engine<S> {
             room: Word::default(),
             progress: Word::default(),
             followers: AtomicU32::new(0),
-            threads: AtomicU32::new(0),
-            exits: Word::default(),
+            threads: Arc::default(),
             close: AtomicU8::new(CLOSE_NOT_ASKED),
             closer: OnceLock::new(),
         }))
@@ -401,55 +400,5 @@ impl<S: Storage> Engine<S> {
             return;
         }
         self.end(core, STATE_CLOSED);
-    }
-
-    /// Runs `work` on a thread that [`Engine::close`] waits for.
-    fn spawn(
-        self: &Arc<Self>,
-        name: &str,
-        work: impl FnOnce(&Arc<Self>) + Send + 'static,
-    ) -> Result<()> {
-        let engine = Arc::clone(self);
-        engine.threads.fetch_add(1, Ordering::SeqCst);
-        let task = Box::new(move || {
-            let ended = ThreadEnd(engine);
-            SERVES.set(Arc::as_ptr(&ended.0).addr());
-            work(&ended.0);
-        });
-        self.storage.spawn(name, task).map_err(|error| {
-            self.threads.fetch_sub(1, Ordering::SeqCst);
-            Error::from_io(format!("starting thread {name}"), error)
-        })
-    }
-
-    /// Whether the calling thread is one of the engine's own: inside a callback, say.
-    fn is_served_by_caller(&self) -> bool {
-        SERVES.get() == std::ptr::from_ref(self).addr()
-    }
-
-    /// Waits until the engine's own threads have ended, but for the caller if it is one.
-    fn join_threads(&self) {
-        let own = u32::from(self.is_served_by_caller());
-        loop {
-            let seen = self.exits.read();
-            if self.threads.load(Ordering::SeqCst) <= own {
-                return;
-            }
-            self.storage.wait(&self.exits, seen, None);
-        }
-    }
-}
-
-/// Counts a thread's end also while it unwinds. What the thread was to the engine ends before that: a
-/// host may use its threads again, and another engine may get this one's address.
-struct ThreadEnd<S: Storage>(Arc<Engine<S>>);
-
-impl<S: Storage> Drop for ThreadEnd<S> {
-    fn drop(&mut self) {
-        SERVES.set(0);
-        COMMITS.set(false);
-        self.0.threads.fetch_sub(1, Ordering::SeqCst);
-        self.0.exits.bump();
-        self.0.storage.wake(&self.0.exits, Wake::All);
     }
 }
