@@ -202,12 +202,7 @@ impl<S: Storage> Replay<S> {
     fn start(&mut self) {
         self.stage = Stage::Reading;
         let Recovered { storage, identity, segments, tail, .. } = &self.recovered;
-        let plan = segments.iter().map(|segment| Stretch {
-            sequence: segment.sequence,
-            slot: Arc::clone(&segment.slot),
-            from: identity.block_bytes.into(),
-            to: tail.lsn.get().saturating_sub(segment.base.get()).min(identity.segment_bytes),
-        });
+        let plan = segments.iter().map(|segment| Stretch::of(segment, identity, tail.lsn));
         self.walker.read_ahead(storage, plan.collect());
     }
 

@@ -8,7 +8,7 @@ use crate::{
     Error, ErrorKind, Lsn, Result,
     format::{Checkpoint, Identity},
     io::{Access, Directory, Storage},
-    reading::{Cursor, FrameWalker, Passage, Passed, Stop},
+    reading::{Cursor, FrameWalker, Passage, Passed, Stop, Stretch},
     recovery::{
         self, Examined, Head, Names, SegmentScan, Survey, Surveyed, Unreadable, scan_segment,
     },
@@ -93,6 +93,7 @@ pub struct ReadOnlyRecords<'a, S: Storage = Directory> {
     limit: Lsn,
     passage: Passage<S::File>,
     cursor: Cursor,
+    reads_ahead: bool,
     failure: Option<Error>,
 }
 
@@ -227,6 +228,7 @@ impl<S: Storage> ReadOnly<S> {
             limit,
             passage: Passage::default(),
             cursor: Cursor::default(),
+            reads_ahead: false,
             failure: None,
         }
     }
@@ -333,7 +335,7 @@ fn look<S: Storage>(
         if answer.is_none() || answer == before || scans == SCANS_MAX {
             let checkpoint = match &examined {
                 Ok(examined) => Ok(examined.checkpoint.clone()),
-                Err(_) => recovery::checkpoint(&**storage, identity, &survey),
+                Err(_) => recovery::checkpoint(storage, identity, &survey),
             };
             return Ok(View { survey, examined, checkpoint });
         }
@@ -405,7 +407,10 @@ impl<S: Storage> ReadOnlyRecords<'_, S> {
                     return Ok(true);
                 }
                 Passed::Limit => return self.end(),
-                Passed::Segment if goes_on => self.index += 1,
+                Passed::Segment if goes_on => {
+                    self.index += 1;
+                    self.read_ahead();
+                }
                 Passed::Segment => return self.end(),
                 Passed::Damage(damaged, stop) => {
                     let is_reused = !self.log.is_still(segment);
@@ -413,6 +418,17 @@ impl<S: Storage> ReadOnlyRecords<'_, S> {
                 }
             }
         }
+    }
+
+    /// Whoever has read to the end of a segment is not there for a record or two: from here on the rest is
+    /// read ahead.
+    fn read_ahead(&mut self) {
+        if std::mem::replace(&mut self.reads_ahead, true) {
+            return;
+        }
+        let rest = self.segments.iter().skip(self.index);
+        let plan = rest.map(|segment| Stretch::of(segment, &self.log.identity, self.limit));
+        self.walker.read_ahead(&self.log.storage, plan.collect());
     }
 
     /// The end of the records; of a damaged log, that is its damage.

@@ -8,8 +8,10 @@ them run ahead of a reader that stops to think. The reader gets chunks in the or
 
 use super::window::{CHUNK_BYTES, Filled, widen};
 use crate::{
+    Lsn,
+    format::Identity,
     io::{Condition, File, Host, Storage},
-    slots::Slot,
+    slots::{Segment, Slot},
     sync::Mutex,
 };
 use aligned::{Alignment, Buffer};
@@ -26,10 +28,22 @@ const HEADROOM_BYTES: usize = 1 << 20;
 
 /// A part of a slot that will be read.
 pub(crate) struct Stretch<F> {
-    pub(crate) sequence: u64,
-    pub(crate) slot: Arc<Slot<F>>,
-    pub(crate) from: u64,
-    pub(crate) to: u64,
+    sequence: u64,
+    slot: Arc<Slot<F>>,
+    from: u64,
+    to: u64,
+}
+
+impl<F> Stretch<F> {
+    /// The frames of `segment` below `limit`.
+    pub(crate) fn of(segment: &Segment<F>, identity: &Identity, limit: Lsn) -> Self {
+        Self {
+            sequence: segment.sequence,
+            slot: Arc::clone(&segment.slot),
+            from: identity.block_bytes.into(),
+            to: limit.get().saturating_sub(segment.base.get()).min(identity.segment_bytes),
+        }
+    }
 }
 
 /// The reader's end. Its threads end when it is dropped, or at the plan's end; once it is dropped no

@@ -103,13 +103,8 @@ fn walk(
 }
 
 fn plan(segments: &[Segment<MemoryFile>]) -> Vec<Stretch<MemoryFile>> {
-    let stretch = |segment: &Segment<MemoryFile>| Stretch {
-        sequence: segment.sequence,
-        slot: Arc::clone(&segment.slot),
-        from: BLOCK,
-        to: SEGMENT_BYTES,
-    };
-    segments.iter().map(stretch).collect()
+    let end = |segment: &Segment<MemoryFile>| segment.end(&identity());
+    segments.iter().map(|segment| Stretch::of(segment, &identity(), end(segment))).collect()
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::{
     Error, ErrorKind, Lsn, Result,
     format::{Checkpoint, Fault, Frame, FrameHeader, Identity, Origin, Purpose, RecordKind},
     io::{File, Storage},
-    reading::{self, Found, FrameWalker, Sight, Step, Stop, StopKind},
+    reading::{self, Found, FrameWalker, Sight, Step, Stop, StopKind, Stretch},
     slots::Segment,
 };
 use std::{collections::BTreeMap, io, sync::Arc};
@@ -193,14 +193,14 @@ impl<F: File> SegmentScan<F> {
 
 /// Reads the segments that the tail can be in.
 pub(crate) fn scan<S: Storage>(
-    storage: &S,
+    storage: &Arc<S>,
     identity: &Identity,
     survey: &Survey<S::File>,
     walker: &mut FrameWalker<S::File>,
 ) -> Result<Scan<S::File>> {
     let by_sequence = survey.by_sequence();
     let Some(top) = by_sequence.keys().next_back().copied() else {
-        return Err(no_segment(storage, survey));
+        return Err(no_segment(&**storage, survey));
     };
     let mut read =
         |sequence: u64| read_segment(storage, identity, survey, &by_sequence, walker, sequence);
@@ -250,7 +250,7 @@ pub(crate) fn scan<S: Storage>(
 }
 
 fn read_segment<S: Storage>(
-    storage: &S,
+    storage: &Arc<S>,
     identity: &Identity,
     survey: &Survey<S::File>,
     by_sequence: &BTreeMap<u64, Vec<usize>>,
@@ -260,9 +260,10 @@ fn read_segment<S: Storage>(
     let index = by_sequence.get(&sequence).and_then(|indexes| indexes.first());
     let surveyed = index.and_then(|index| survey.slots.get(*index));
     let Some(Surveyed { slot, head: Head::Valid(header), .. }) = surveyed else {
-        return Err(no_segment(storage, survey));
+        return Err(no_segment(&**storage, survey));
     };
     let segment = Segment::new(header, Arc::clone(slot));
+    walker.read_ahead(storage, vec![Stretch::of(&segment, identity, segment.end(identity))]);
     scan_segment(walker, identity, segment, header.origin)
 }
 

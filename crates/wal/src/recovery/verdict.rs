@@ -57,7 +57,7 @@ pub(crate) fn examine<S: Storage>(
 ) -> Result<Examined<S::File>> {
     let mut walker = FrameWalker::new(*identity, storage.alignment());
     scan::settle_twins(identity, survey, &mut walker)?;
-    let scan = scan::scan(&**storage, identity, survey, &mut walker)?;
+    let scan = scan::scan(storage, identity, survey, &mut walker)?;
     let layout = layout::plan(&**storage, identity, survey, &scan)?;
     let cut = judge(&**storage, identity, &scan, policy)?;
     let previous = scan.last();
@@ -84,7 +84,7 @@ pub(crate) fn examine<S: Storage>(
 /// The latest checkpoint that the end of a damaged log names. An error if there is no telling: every
 /// segment's first frame restates the latest one, so one such frame is enough.
 pub(crate) fn checkpoint<S: Storage>(
-    storage: &S,
+    storage: &Arc<S>,
     identity: &Identity,
     survey: &Survey<S::File>,
 ) -> Result<Option<(Lsn, Vec<u8>)>> {

@@ -4,6 +4,7 @@ use super::{refused, replay, two_segments};
 use crate::{
     ErrorKind, Lsn, Result,
     format::{FrameHeader, LogId, Origin, Purpose},
+    io::Memory,
     options::Options,
     read_only::{ReadOnly, VerifyVerdict},
     recovery::{
@@ -152,6 +153,53 @@ fn a_read_error_above_every_mark_is_refused_unless_the_caller_says_torn() {
     for torn in [false, true] {
         let error = open_flaky(&log, 1, bad.clone(), torn).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(std::error::Error::source(&error).is_some());
+    }
+}
+
+/// Segments that are long enough are read ahead by other threads, in large pieces. A bad block in one of them
+/// is found at its place, with the device's error, as if each frame had been asked for alone; and the frames
+/// around it are there.
+#[test]
+fn a_bad_block_is_named_where_segments_are_read_ahead() {
+    let memory = Memory::new();
+    let options = Options::new().segment_bytes(8 << 20);
+    let mut replay = options.open_in(memory.clone()).unwrap();
+    assert!(replay.next().unwrap().is_none());
+    let (wal, _) = replay.finish().unwrap();
+    let mut frames = Vec::new();
+    // Two and a half segments.
+    while wal.appended_lsn() < Lsn::new(20 << 20) {
+        let ticket = wal.append(&[7; 200_000]).unwrap();
+        frames.push(ticket.lsn().get() - 64);
+        ticket.wait().unwrap();
+    }
+    wal.close().unwrap();
+    drop(wal);
+    for at in frames.iter().skip(3).step_by(7).copied() {
+        let segment = at / (8 << 20);
+        let offset = at % (8 << 20);
+        let storage = Flaky::new(memory.clone());
+        storage.spoil(&format!("slot-{segment:06}"), offset..offset + 1);
+        let opened = options.open_in(storage).map(|mut replay| {
+            let mut found = 0;
+            loop {
+                match replay.next() {
+                    Ok(Some(_)) => found += 1,
+                    Ok(None) => panic!("a bad block went unnoticed"),
+                    Err(error) => return (found, error),
+                }
+            }
+        });
+        let error = match opened {
+            Ok((found, error)) => {
+                assert_eq!(found, frames.iter().filter(|frame| **frame < at).count());
+                error
+            }
+            Err(error) => error,
+        };
+        assert_eq!((error.kind(), error.lsn()), (ErrorKind::Corrupt, Some(Lsn::new(at))));
+        assert_eq!((error.segment(), error.offset()), (Some(segment), Some(offset)));
         assert!(std::error::Error::source(&error).is_some());
     }
 }
