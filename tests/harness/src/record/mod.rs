@@ -59,7 +59,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "all")]
     fs: FileSystems,
     /// How durable writes are made
-    #[arg(long, default_value = "both")]
+    #[arg(long, default_value = "all")]
     method: Methods,
     /// The most states to try of each recording [default: 1200, and 400 on btrfs]
     #[arg(long, value_name = "N")]
@@ -122,7 +122,8 @@ pub(crate) enum FileSystems {
 enum Methods {
     Dsync,
     Sync,
-    Both,
+    Cache,
+    All,
 }
 
 impl FileSystems {
@@ -141,7 +142,8 @@ impl Methods {
         match self {
             Self::Dsync => &[Method::Dsync],
             Self::Sync => &[Method::Sync],
-            Self::Both => &[Method::Dsync, Method::Sync],
+            Self::Cache => &[Method::Cache],
+            Self::All => &[Method::Dsync, Method::Sync, Method::Cache],
         }
     }
 }

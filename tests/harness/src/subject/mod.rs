@@ -130,6 +130,8 @@ pub(crate) enum Method {
     Dsync,
     /// Write, then `fdatasync`
     Sync,
+    /// The same through the page cache, as where direct I/O is refused
+    Cache,
 }
 
 /// A fault planted to see whether it is found.
@@ -151,6 +153,7 @@ impl fmt::Display for Method {
         f.write_str(match self {
             Self::Dsync => "dsync",
             Self::Sync => "sync",
+            Self::Cache => "cache",
         })
     }
 }

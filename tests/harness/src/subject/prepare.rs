@@ -34,7 +34,7 @@ impl Method {
     pub(crate) fn of_storage(self) -> DurableMethod {
         match self {
             Self::Dsync => DurableMethod::WriteDsync,
-            Self::Sync => DurableMethod::WriteThenSync,
+            Self::Sync | Self::Cache => DurableMethod::WriteThenSync,
         }
     }
 }
@@ -42,6 +42,9 @@ impl Method {
 /// The directory `path` with the figures taken up that [`choose`] left there. The log itself does so
 /// only where its tail leaves room for a probe, which small segments seldom do.
 pub(crate) fn directory(path: &Path, method: Method) -> io::Result<Directory> {
+    if method == Method::Cache {
+        return Ok(Directory::buffered(path));
+    }
     let directory = Directory::new(path);
     let file = directory.open(FIGURES_NAME, Access::Read)?;
     directory.probe(&file, 0, 0)?;
@@ -57,6 +60,10 @@ pub(crate) fn directory(path: &Path, method: Method) -> io::Result<Directory> {
 pub(crate) fn choose(path: &Path, method: Method) -> io::Result<()> {
     let directory = Directory::new(path);
     directory.create()?;
+    if method == Method::Cache {
+        // There is nothing to choose.
+        return Ok(());
+    }
     // Any file will do.
     match directory.remove(MEASURED_NAME) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -68,7 +75,9 @@ pub(crate) fn choose(path: &Path, method: Method) -> io::Result<()> {
     directory.remove(MEASURED_NAME)?;
     let figures = match method {
         Method::Dsync => "write-dsync-ns 1\nwrite-then-sync-ns 2\nmethod RWF_DSYNC\n",
-        Method::Sync => "write-dsync-ns 2\nwrite-then-sync-ns 1\nmethod write + fdatasync\n",
+        Method::Sync | Method::Cache => {
+            "write-dsync-ns 2\nwrite-then-sync-ns 1\nmethod write + fdatasync\n"
+        }
     };
     let path = path.join(FIGURES_NAME);
     let measured = fs::read_to_string(&path)?;
