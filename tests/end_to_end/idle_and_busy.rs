@@ -162,6 +162,36 @@ fn nothing_is_confirmed_while_a_write_is_under_way() {
     eventually("it is confirmed", || wal.stats().frames == frames + 4);
 }
 
+/// A log goes idle, and while its last frame is being confirmed, by a device that takes one write at a time,
+/// it is closed: the closing frame has to wait. Whoever closes waits for that very frame; at the place of
+/// the next one, which never comes, nobody would tell it that the closing frame was written.
+#[test]
+fn a_close_beside_a_confirmation_hears_of_its_own_frame() {
+    let disk = Faulty::in_memory();
+    let control = disk.control();
+    let options = quiet().depth(1).linger(LINGER).confirm_after(LINGER);
+    let wal = Arc::new(open(&options, disk.clone()).unwrap());
+    let record = control.gate(On::frame());
+    let ticket = wal.append(b"confirmed").unwrap();
+    let confirmation = thread::scope(|scope| {
+        let record = record;
+        scope.spawn(|| ticket.wait().unwrap());
+        record.wait_for(1);
+        // Not for the record's own frame, which stands at its gate already.
+        let confirmation = control.gate(On::frame());
+        record.open();
+        confirmation
+    });
+    confirmation.wait_for(1);
+    let sleeps = control.sleeps();
+    let closing = thread::spawn(move || wal.close());
+    eventually("the close sleeps", || control.sleeps() > sleeps);
+    assert_eq!(confirmation.blocked(), 1);
+    confirmation.open();
+    without_hanging("nobody told the close", move || closing.join().unwrap()).unwrap();
+    assert!(options.open_in(disk.crash()).unwrap().report().clean_close);
+}
+
 /// A thread lets its cohort join before it seals; meanwhile the frame fills up, a committer writes it, and
 /// the write fails. When the first thread goes on, another full frame waits to be written: it must not be,
 /// for nothing is written after a failure.
@@ -420,4 +450,31 @@ fn who_gave_up_waiting_is_not_asked_to_write() {
         gate.open();
     });
     receiver.recv_timeout(PATIENCE).expect("nobody wrote the frame").unwrap();
+}
+
+/// Somebody reads the oldest segment, which a checkpoint has freed: its slot takes room on the disk and
+/// cannot be used. The log wants another slot, and the cap that its user set is reached.
+#[test]
+fn the_cap_counts_a_freed_slot_that_somebody_reads() {
+    let segment_bytes = 64 << 10;
+    let options = quiet().segment_bytes(segment_bytes).log_bytes_max(4 * segment_bytes);
+    let disk = Memory::new();
+    let wal = open(&options, disk.clone()).unwrap();
+    let slots = || save(&disk).keys().filter(|name| name.starts_with("slot-")).count();
+    let first = wal.append(&BIG).unwrap().wait().unwrap();
+    let mut reader = wal.read_from(first).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().payload, BIG);
+    for round in 0..3 {
+        let mark = wal.flush().unwrap();
+        wal.checkpoint(mark, b"").unwrap().wait().unwrap();
+        let refused = loop {
+            if let Err(error) = wal.append(&BIG) {
+                break error;
+            }
+        };
+        assert_eq!((refused.kind(), slots()), (ErrorKind::NoSpace, 4), "{round}: {refused}");
+    }
+    drop(reader);
+    eventually("the slot is used again", || wal.append(&BIG).is_ok());
+    assert_eq!(slots(), 4);
 }

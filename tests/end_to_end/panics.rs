@@ -94,3 +94,38 @@ fn a_panic_while_a_segment_is_prepared_is_told_to_who_needs_it() {
         });
     }
 }
+
+/// An open flushes its slots on several threads, and the storage panics under one that is not the caller's.
+/// Nobody knows whether that slot is durable: to go on would be to present it as such.
+#[test]
+fn a_panic_while_the_slots_are_flushed_fails_the_open() {
+    let options = quiet().segment_bytes(64 << 10);
+    let disk = Faulty::in_memory();
+    let control = disk.control();
+    let wal = open(&options, disk.clone()).unwrap();
+    for _ in 0..30 {
+        wal.append(&[5; 15_000]).unwrap().wait().unwrap();
+    }
+    wal.close().unwrap();
+    drop(wal);
+    let helper = || On::every(Verb::Spawn).in_file("wal-flush");
+    let flush = || On::every(Verb::Sync).in_file("slot-000000");
+    control.forget_events();
+    control.fail(Fault::panics(flush()));
+    let first = control.gate(helper());
+    let error = thread::scope(|scope| {
+        let first = first;
+        let opening = scope.spawn(|| options.open_in(disk.clone()).map(drop));
+        first.wait_for(1);
+        // The caller flushes what is left once all helpers are started: until then the first is alone.
+        let second = control.gate(helper());
+        first.open();
+        second.wait_for(1);
+        control.wait_for_start(&flush());
+        second.open();
+        opening.join().unwrap().unwrap_err()
+    });
+    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    let (records, ..) = replay_when_free(&options, &disk).unwrap();
+    assert_eq!(records.len(), 30);
+}

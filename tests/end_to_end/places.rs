@@ -224,6 +224,18 @@ fn read_only_file_system_can_be_read() {
     }
 }
 
+/// The log's directory is a link to a disk that is not mounted. Nothing can be made there, and "it exists
+/// already" would send the user to look for a log.
+#[test]
+fn a_link_to_nowhere_is_no_directory() {
+    let place = tempfile::tempdir().unwrap();
+    let link = place.path().join("log");
+    std::os::unix::fs::symlink(place.path().join("not mounted"), &link).unwrap();
+    let error = wal::Options::new().open(&link).unwrap_err();
+    assert_eq!((error.kind(), error.path()), (ErrorKind::Unsupported, Some(&*link)), "{error}");
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+}
+
 /// Disks so small that the log fills them: appends are refused, what was acknowledged stays,
 /// through a crash and a reopen on the full disk, and a checkpoint lets it go on.
 #[test]

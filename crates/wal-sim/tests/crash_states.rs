@@ -94,6 +94,32 @@ fn a_log_that_was_just_copied_here_keeps_its_identity() {
     }
 }
 
+/// The power fails while a log is being made, on a file system that keeps names in any combination. What was
+/// not finished is begun again; but an identity whose slots have lost their names is a log that lost
+/// everything, and refused for ever.
+#[test]
+fn a_creation_that_was_cut_short_is_begun_again() {
+    let open = |life: &Life<u64>| -> wal::Result<()> {
+        let mut replay = options().open_in(life.disk())?;
+        life.reach(if replay.report().created { "it is made" } else { "it is there" });
+        replay.skip_rest();
+        replay.finish().map(drop)
+    };
+    let explorer = Explorer::new(0).disk(DiskOptions::new().any_names()).states(3000);
+    let explored = explorer.explore(
+        move |life| drop(open(life)),
+        move |life| open(life).map_err(|error| error.to_string()),
+    );
+    let coverage = match explored {
+        Ok(coverage) => coverage,
+        Err(failure) => panic!("{}\n{failure}", failure.story().join("\n")),
+    };
+    assert!(
+        coverage.count("it is made") > 100 && coverage.count("it is there") > 100,
+        "{coverage}"
+    );
+}
+
 fn open(disk: &Disk) -> wal::Wal<Disk> {
     let mut replay = options().open_in(disk.clone()).unwrap();
     while replay.next().unwrap().is_some() {}
