@@ -1,6 +1,6 @@
 /*!
-A kernel that dies under the log, a few times; and a log that acknowledges too early, which must be found.
-Without User-Mode Linux this says so and is not hidden.
+A kernel that dies under the log, a few times, and devices that fail under it; and planted faults, which must
+be found: a log that acknowledges too early, one that reads zeros for what cannot be read. Without User-Mode Linux this says so and is not hidden.
 */
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
@@ -46,12 +46,63 @@ fn a_kernel_may_die_at_any_moment() {
 
 #[test]
 fn every_durable_point_of_a_log_of_writes_holds() {
-    let Some((output, answers)) = uml(&["--cycles", "0", "--seed", "7"]) else { return };
+    let Some((output, answers)) = uml(&["--only", "replay", "--seed", "7"]) else { return };
     assert_eq!(output.status.code(), Some(0), "{answers:#?}");
+    assert_eq!(answers.len(), 2);
     for answer in &answers {
         assert!(answer["found"]["states"].as_u64() > Some(15), "{answer}");
         assert!(answer["found"]["marks"].as_u64() > Some(10), "{answer}");
         assert!(answer["found"]["flushes"].as_u64() > Some(10), "{answer}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_with_its_place() {
+    let Some((output, answers)) = uml(&["--only", "dust", "--seed", "7"]) else { return };
+    assert_eq!(output.status.code(), Some(0), "{answers:#?}");
+    assert_eq!(answers.len(), 2);
+    for log in answers.iter().flat_map(|answer| answer["found"].as_array().unwrap()) {
+        let count = |what: &str| log["answers"][what].as_u64().unwrap_or(0);
+        assert!(log["live"].as_u64() > Some(2), "{log}");
+        assert!(log["segments"].as_u64() > log["slots"].as_u64(), "no slot was used again: {log}");
+        assert!(count("frame: Corrupt") > 10 && count("inside a frame: Corrupt") > 1, "{log}");
+        assert_eq!((count("room behind: Io"), count("room behind: TornTail")), (1, 1), "{log}");
+        assert!(count("free: Clean") > 1, "{log}");
+    }
+}
+
+#[test]
+fn swallowed_read_errors_are_found() {
+    let arguments = ["--only", "dust", "--swallow-read-errors", "--seed", "7"];
+    let Some((output, answers)) = uml(&arguments) else { return };
+    assert_eq!(output.status.code(), Some(1), "{answers:#?}");
+    for answer in &answers {
+        assert!(answer["text"].as_str().unwrap().contains("unreadable"), "{answer}");
+    }
+}
+
+#[test]
+fn a_device_that_refuses_writes_latches_the_log_and_loses_nothing() {
+    let Some((output, answers)) = uml(&["--only", "flakey", "--seed", "7"]) else { return };
+    assert_eq!(output.status.code(), Some(0), "{answers:#?}");
+    assert_eq!(answers.len(), 2);
+    for answer in &answers {
+        let runs = answer["found"].as_array().unwrap();
+        let of = |device: &str| runs.iter().filter(|run| run["device"] == device).count();
+        assert_eq!((of("error_writes"), of("drop_writes")), (2, 4), "{answer}");
+        for run in runs.iter().filter(|run| run["device"] == "drop_writes") {
+            assert!(run["lost"].as_u64() > Some(0), "a lie that costs nothing: {run}");
+        }
+    }
+}
+
+#[test]
+fn an_early_acknowledgement_of_a_refused_write_is_found() {
+    let arguments = ["--only", "flakey", "--acknowledge-early", "--seed", "7"];
+    let Some((output, answers)) = uml(&arguments) else { return };
+    assert_eq!(output.status.code(), Some(1), "{answers:#?}");
+    for answer in &answers {
+        assert!(answer["text"].as_str().unwrap().contains("EARLY"), "{answer}");
     }
 }
 

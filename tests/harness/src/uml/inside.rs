@@ -1,17 +1,18 @@
-//! The first and only process of a kernel that is to die: mounts, writes, and never comes back.
+//! The first and only process of a kernel that is to die: mounts, writes, and never comes back; or has the
+//! disk fail under the log, and says what came of it.
 
-use crate::{
-    machine::run_program,
-    subject::{WriteArguments, group_ends, payload, write_through},
+use super::{
+    Part, Stop, dust, flakey,
+    mapped::{Mapped, put},
 };
+use crate::subject::{WriteArguments, group_ends, payload, write_through};
 use nix::{
-    kmod::{ModuleInitFlags, finit_module},
-    mount::{MsFlags, mount},
+    mount::MsFlags,
     sys::reboot::{RebootMode, reboot},
 };
+use serde_json::json;
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
     thread,
@@ -21,8 +22,8 @@ use std::{
 /// The log in the file system.
 pub(super) const LOG_NAME: &str = "log";
 
-/// The device that dm-log-writes makes.
-const MAPPED: &str = "logged";
+/// What a kernel leaves that has checked something itself.
+pub(super) const FOUND_NAME: &str = "found";
 
 /// Groups between two marks in the log of writes.
 const GROUPS: usize = 6;
@@ -31,13 +32,21 @@ const GROUPS: usize = 6;
 pub(crate) struct Arguments {
     /// A directory of the host
     directory: PathBuf,
+    #[arg(long, default_value = "kill")]
+    part: Part,
     #[arg(long)]
     fs: String,
-    /// Modules to load; then writes are logged to a second disk
+    /// Modules to load for a device over the first disk
     #[arg(long)]
     module: Vec<PathBuf>,
+    /// A fault to plant where the log is written in more than one way
+    #[arg(long)]
+    pub(super) acknowledge_early: bool,
+    /// A fault to plant where the disk cannot be read
+    #[arg(long)]
+    pub(super) swallow_read_errors: bool,
     #[command(flatten)]
-    write: WriteArguments,
+    pub(super) write: WriteArguments,
     /// What the kernel adds to its own command line
     rest: Vec<String>,
 }
@@ -48,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
     if let Err(error) = &outcome {
         crate::complain(format_args!("inside: {error}"));
         let _ = fs::write(arguments.directory.join("marks/failed"), error.to_string());
-    } else if arguments.module.is_empty() {
+    } else if arguments.part == Part::Kill {
         // It is to be killed.
         loop {
             thread::sleep(Duration::from_secs(1));
@@ -59,51 +68,39 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
 }
 
 fn work(arguments: &Arguments) -> io::Result<()> {
-    let Arguments { directory, fs: kind, .. } = arguments;
+    let Arguments { directory, fs: kind, module, write, .. } = arguments;
     put("proc", "proc", Path::new("/proc"), MsFlags::empty(), "")?;
     // Each write is the host's before the call returns: the marks outlive the kernel.
     let marks = directory.join("marks");
     put("none", "hostfs", &marks, MsFlags::MS_SYNCHRONOUS, &marks.to_string_lossy())?;
     let mounted = directory.join("mounted");
-    if arguments.module.is_empty() {
-        put("/dev/ubda", kind, &mounted, MsFlags::MS_NOATIME, "")?;
-        write_through(&arguments.write, |inner| inner)
-    } else {
-        map(arguments)?;
-        let device = format!("/dev/mapper/{MAPPED}");
-        put(&device, kind, &mounted, MsFlags::MS_NOATIME, "")?;
-        write_marked(&arguments.write)?;
-        nix::mount::umount(&mounted)?;
-        dmsetup(&["remove", MAPPED])
-    }
-}
-
-fn put(device: &str, kind: &str, at: &Path, flags: MsFlags, options: &str) -> io::Result<()> {
-    mount(Some(device), at, Some(kind), flags, Some(options))
-        .map_err(|error| io::Error::other(format!("mount {device} at {}: {error}", at.display())))
-}
-
-/// Puts dm-log-writes on the first disk, with the second for its log.
-fn map(arguments: &Arguments) -> io::Result<()> {
-    put("sysfs", "sysfs", Path::new("/sys"), MsFlags::empty(), "")?;
-    for module in &arguments.module {
-        finit_module(File::open(module)?, c"", ModuleInitFlags::empty())
-            .map_err(|error| io::Error::other(format!("{}: {error}", module.display())))?;
-    }
-    let sectors = fs::read_to_string("/sys/block/ubda/size")?;
-    let table = format!("0 {} log-writes /dev/ubda /dev/ubdb", sectors.trim());
-    dmsetup(&["create", MAPPED, "--table", &table])
-}
-
-fn dmsetup(arguments: &[&str]) -> io::Result<()> {
-    // There is no udev: it makes the device's node itself. And there is nobody who set a path.
-    let words = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DM_DISABLE_UDEV=1", "dmsetup"];
-    run_program("env", &[&words[..], arguments].concat()).map(drop)
+    let map = |target: &str| Mapped::new(module, target, kind, &mounted);
+    let found = match arguments.part {
+        Part::Kill => {
+            put("/dev/ubda", kind, &mounted, MsFlags::MS_NOATIME, "")?;
+            return write_through(write, |inner| inner);
+        }
+        Part::Replay => {
+            let mapped = map("log-writes /dev/ubda /dev/ubdb")?;
+            mapped.mount()?;
+            write_marked(write, &mapped)?;
+            mapped.unmount()?;
+            return mapped.remove();
+        }
+        Part::Dust => dust::inside(arguments, &map(dust::TARGET)?),
+        Part::Flakey => flakey::inside(arguments, &map(flakey::WELL)?),
+    };
+    let found = match found {
+        Ok(found) => found,
+        Err(Stop::Bad(text)) => json!({ "bad": text }),
+        Err(Stop::Failed(error)) => return Err(error),
+    };
+    fs::write(marks.join(FOUND_NAME), found.to_string())
 }
 
 /// Appends group after group, each waited for, and now and then marks in the log of writes how many
 /// records are durable.
-fn write_marked(arguments: &WriteArguments) -> io::Result<()> {
+fn write_marked(arguments: &WriteArguments, mapped: &Mapped) -> io::Result<()> {
     let WriteArguments { dir, records, seed, .. } = arguments;
     let options = wal::Options::new().segment_bytes(128 << 10).frame_bytes(16 << 10);
     let mut replay = options.pool_bytes(128 << 10).open(dir).map_err(io::Error::other)?;
@@ -123,7 +120,7 @@ fn write_marked(arguments: &WriteArguments) -> io::Result<()> {
         for ticket in tickets {
             ticket.wait().map_err(io::Error::other)?;
         }
-        dmsetup(&["message", MAPPED, "0", &format!("mark ack-{start}")])?;
+        mapped.tell(&format!("mark ack-{start}"))?;
     }
     wal.close().map_err(io::Error::other)
 }

@@ -26,7 +26,7 @@ const PACKAGE: &str = "user-mode-linux";
 const LEFT_OUT: &str = "raid6_select_algo,calibrate_xor_blocks,register_xor_blocks";
 
 /// A kernel that does not end by itself by then never does.
-const RUN_MAX: Duration = Duration::from_secs(60);
+const RUN_MAX: Duration = Duration::from_secs(120);
 
 /// User-Mode Linux.
 #[derive(Debug)]

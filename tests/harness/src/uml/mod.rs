@@ -7,16 +7,24 @@ synchronous mount of a host directory. The host kills the kernel at a random mom
 page cache, its journal's memory, and its queues is gone. Then the image is mounted on the host and the log
 recovered and held against the marks.
 
-One more run goes through the kernel's own dm-log-writes ([`replay`]), which keeps every write with its
-FLUSH and FUA flags: the state at each of these is mounted and recovered.
+Other runs go through the kernel's own device-mapper ([`mapped`]). dm-log-writes keeps every write with its
+FLUSH and FUA flags: the state at each of these is mounted and recovered ([`replay`]). dm-dust has sectors
+that cannot be read ([`dust`]), dm-flakey refuses writes for a while, or loses them ([`flakey`]): there the
+log is held to its word inside, and nothing dies.
 
 What it does not see: what a killed kernel had given to the host stays, in any order or none, so that the
 loss of a disk's cache is for `record`.
 */
 
+mod dust;
+mod flakey;
 mod inside;
 mod kernel;
+mod layout;
+mod mapped;
 mod replay;
+mod swallow;
+mod work;
 
 pub(crate) use inside::{Arguments as InsideArguments, run as run_inside};
 
@@ -32,7 +40,7 @@ use crate::{
     subject::{Method, append_more, recover},
 };
 use kernel::{Boot, Kernel};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     fs::{self, File},
     io::{self, Write},
@@ -62,9 +70,12 @@ pub(crate) struct Arguments {
     /// How often the kernel is killed
     #[arg(long, value_name = "N", default_value_t = 10)]
     cycles: u64,
-    /// Leave out the run through dm-log-writes
-    #[arg(long)]
+    /// Leave out the runs through device-mapper: all parts but `kill`
+    #[arg(long, conflicts_with = "only")]
     no_replay: bool,
+    /// Only these
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    only: Vec<Part>,
     /// Where the package user-mode-linux was unpacked [default: /, then ~/.cache/wal-harness/uml]
     #[arg(long, value_name = "DIR")]
     kernel: Option<PathBuf>,
@@ -77,6 +88,9 @@ pub(crate) struct Arguments {
     /// Plant a fault, acknowledging before anything is durable, which must be found
     #[arg(long = "acknowledge-early")]
     early: bool,
+    /// Plant a fault, reading zeros where the disk answers an error, which must be found
+    #[arg(long)]
+    swallow_read_errors: bool,
     /// Answer with a JSON object for each kernel
     #[arg(long)]
     json: bool,
@@ -85,11 +99,69 @@ pub(crate) struct Arguments {
     require: bool,
 }
 
+/// What there is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// The kernel is killed
+    Kill,
+    /// dm-log-writes, and every state that it promises
+    Replay,
+    /// dm-dust: sectors that cannot be read
+    Dust,
+    /// dm-flakey: writes that are refused, or lost
+    Flakey,
+}
+
+/// A part that needs a device of device-mapper's.
+struct OnDevice {
+    part: Part,
+    /// The target, without its prefix.
+    target: &'static str,
+    programs: &'static [&'static str],
+    run: fn(&Run<'_>, FileSystem, &[PathBuf]) -> io::Result<Outcome>,
+}
+
+const ON_DEVICES: &[OnDevice] = &[
+    OnDevice { part: Part::Replay, target: "log-writes", programs: &["dmsetup"], run: replay::run },
+    OnDevice {
+        part: Part::Dust,
+        target: "dust",
+        programs: &["dmsetup", "filefrag"],
+        run: dust::run,
+    },
+    OnDevice { part: Part::Flakey, target: "flakey", programs: &["dmsetup"], run: flakey::run },
+];
+
 /// What came of one kernel.
 enum Outcome {
-    Passed(serde_json::Value),
+    Passed(Value),
     Skipped(String),
     Bad(String),
+}
+
+/// Why a check inside is over.
+enum Stop {
+    /// The log did not keep its word.
+    Bad(String),
+    /// It could not be asked.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// An error of the log where none is expected.
+impl From<wal::Error> for Stop {
+    fn from(error: wal::Error) -> Self {
+        Self::Bad(format!("an error where none should be: {error:?}"))
+    }
+}
+
+fn expect(holds: bool, text: impl FnOnce() -> String) -> Result<(), Stop> {
+    if holds { Ok(()) } else { Err(Stop::Bad(text())) }
 }
 
 /// What keeps a kernel from dying here, if anything does; none is fetched.
@@ -117,19 +189,22 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
     let seed = arguments.seed.unwrap_or_else(unpredictable);
     let run = Run { arguments, kernel: &kernel, place: &place, seed };
     let (mut is_bad, mut is_skipped) = (false, false);
-    for cycle in 0..arguments.cycles {
+    for cycle in 0..if run.wants(Part::Kill) { arguments.cycles } else { 0 } {
         let outcome = run.say(&format!("cycle {cycle}"), || run.cycle(cycle))?;
         is_bad |= matches!(outcome, Outcome::Bad(_));
         if interrupted.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::Interrupted.into());
         }
     }
-    if !arguments.no_replay {
+    for on_device in ON_DEVICES.iter().filter(|on_device| run.wants(on_device.part)) {
         for file_system in FILE_SYSTEMS {
-            let name = format!("dm-log-writes {file_system}");
-            let outcome = run.say(&name, || replay::run(&run, file_system))?;
+            let name = format!("dm-{} {file_system}", on_device.target);
+            let outcome = run.say(&name, || run.on_device(on_device, file_system))?;
             is_bad |= matches!(outcome, Outcome::Bad(_));
             is_skipped |= matches!(outcome, Outcome::Skipped(_));
+            if interrupted.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
         }
     }
     Ok(match (is_bad, is_skipped) {
@@ -146,7 +221,71 @@ struct Run<'a> {
     seed: u64,
 }
 
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Replay => "replay",
+            Self::Dust => "dust",
+            Self::Flakey => "flakey",
+        }
+    }
+}
+
 impl Run<'_> {
+    fn wants(&self, part: Part) -> bool {
+        let Arguments { only, no_replay, .. } = self.arguments;
+        (only.is_empty() || only.contains(&part)) && (part == Part::Kill || !no_replay)
+    }
+
+    fn on_device(&self, on_device: &OnDevice, file_system: FileSystem) -> io::Result<Outcome> {
+        let OnDevice { target, programs, run, .. } = on_device;
+        if let Some(program) = missing(programs) {
+            return Ok(Outcome::Skipped(format!("no {program} here")));
+        }
+        match mapped::modules(self.kernel, target) {
+            None => Ok(Outcome::Skipped(format!("the kernel has no dm-{target}"))),
+            Some(modules) => run(self, file_system, &modules),
+        }
+    }
+
+    /// Boots a kernel that holds the log to its word itself, on a device over a fresh file system.
+    fn check_inside(
+        &self,
+        part: Part,
+        file_system: FileSystem,
+        modules: &[PathBuf],
+        records: u64,
+    ) -> io::Result<Outcome> {
+        let seed = mix(&[self.seed, u64::MAX]) % 1_000_000_000;
+        let name = format!("{}-{file_system}", part.name());
+        let image = self.image(&name, file_system)?;
+        let mut boot = Boot::new(self.kernel, self.place, &name, &[&image])?;
+        boot.inside(&["--part", part.name(), "--fs", file_system.name()]);
+        boot.inside(&["--seed", &seed.to_string(), "--records", &records.to_string()]);
+        for module in modules {
+            boot.inside(&["--module".as_ref(), module.as_os_str()]);
+        }
+        if self.arguments.early {
+            boot.inside(&["--acknowledge-early"]);
+        }
+        if self.arguments.swallow_read_errors {
+            boot.inside(&["--swallow-read-errors"]);
+        }
+        let running = boot.start()?;
+        running.finish()?;
+        let found = fs::read_to_string(running.marks().with_file_name(inside::FOUND_NAME));
+        let Ok(found) = found else {
+            return Err(running.failure("it found nothing"));
+        };
+        fs::remove_file(&image)?;
+        let found: Value = serde_json::from_str(&found)?;
+        Ok(match found["bad"].as_str() {
+            Some(text) => Outcome::Bad(format!("{file_system}: {text}")),
+            None => Outcome::Passed(found),
+        })
+    }
+
     fn say(&self, name: &str, run: impl FnOnce() -> io::Result<Outcome>) -> io::Result<Outcome> {
         let start = Instant::now();
         let outcome = run()?;

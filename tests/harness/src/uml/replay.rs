@@ -7,10 +7,7 @@ FUA is the least that a power cut at that moment leaves. It is mounted and recov
 to the last mark, and nothing is damaged.
 */
 
-use super::{
-    Outcome, Run,
-    kernel::{Boot, Kernel},
-};
+use super::{Outcome, Run, kernel::Boot};
 use crate::{
     errors::Ledger,
     random::{Random, mix},
@@ -30,9 +27,6 @@ const RECORDS: u64 = 240;
 const LOG_BYTES: u64 = 256 << 20;
 /// So many states are looked at, the last among them.
 const STATES_MAX: usize = 24;
-
-/// The kernel's own modules for it, each after those that it needs.
-const MODULES: [&str; 2] = ["drivers/md/dm-mod.ko", "drivers/md/dm-log-writes.ko"];
 
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 const SUPER_BYTES: usize = 28;
@@ -65,13 +59,11 @@ struct Point {
     acknowledged: u64,
 }
 
-pub(super) fn run(run: &Run<'_>, file_system: FileSystem) -> io::Result<Outcome> {
-    let Some(modules) = modules(run.kernel) else {
-        return Ok(Outcome::Skipped("the kernel has no dm-log-writes".to_owned()));
-    };
-    if crate::machine::missing(&["dmsetup"]).is_some() {
-        return Ok(Outcome::Skipped("no dmsetup here".to_owned()));
-    }
+pub(super) fn run(
+    run: &Run<'_>,
+    file_system: FileSystem,
+    modules: &[PathBuf],
+) -> io::Result<Outcome> {
     let seed = mix(&[run.seed, u64::MAX]) % 1_000_000_000;
     let name = format!("replay-{file_system}");
     let image = run.image(&name, file_system)?;
@@ -80,7 +72,7 @@ pub(super) fn run(run: &Run<'_>, file_system: FileSystem) -> io::Result<Outcome>
     let log = image.with_extension("writes");
     File::create(&log)?.set_len(LOG_BYTES)?;
     let mut boot = Boot::new(run.kernel, run.place, &name, &[&disk, &log])?;
-    boot.inside(&["--fs", file_system.name(), "--seed", &seed.to_string()]);
+    boot.inside(&["--part", "replay", "--fs", file_system.name(), "--seed", &seed.to_string()]);
     boot.inside(&["--records", &RECORDS.to_string()]);
     for module in modules {
         boot.inside(&["--module".as_ref(), module.as_os_str()]);
@@ -109,10 +101,6 @@ pub(super) fn run(run: &Run<'_>, file_system: FileSystem) -> io::Result<Outcome>
         }
         Err(text) => Outcome::Bad(format!("{file_system}: {text}")),
     })
-}
-
-fn modules(kernel: &Kernel) -> Option<Vec<PathBuf>> {
-    MODULES.iter().map(|name| kernel.module(name)).collect()
 }
 
 /// Builds and looks at the states, and says how many. `image` is what was there before the first entry.
