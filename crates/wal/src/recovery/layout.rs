@@ -1,6 +1,7 @@
 //! Which slots hold what the log needs, and which hold nothing that it needs.
 
 use super::{
+    copy,
     scan::Scan,
     survey::{Head, Survey, Surveyed},
 };
@@ -71,14 +72,14 @@ pub(crate) fn plan<S: Storage>(
     };
     let tail = scan.tail().segment.sequence;
     let mut planner = Planner { storage, identity, start_mark, tail, layout };
-    planner.place_segments(survey)?;
+    planner.place_segments(survey, scan)?;
     planner.place_others(survey)?;
     Ok(planner.layout)
 }
 
 impl<S: Storage> Planner<'_, S> {
     /// Places the slots whose header is valid.
-    fn place_segments(&mut self, survey: &Survey<S::File>) -> Result<()> {
+    fn place_segments(&mut self, survey: &Survey<S::File>, scan: &Scan<S::File>) -> Result<()> {
         let oldest = self.oldest();
         let mut needed = BTreeSet::new();
         for surveyed in &survey.slots {
@@ -112,6 +113,11 @@ impl<S: Storage> Planner<'_, S> {
                         self.check_header_age(surveyed, header)?;
                     }
                 }
+                if let Some((segment, offset, error)) = scan.unreadable() {
+                    return Err(self.unknown_beginning(segment, offset, error));
+                }
+                // A slot that holds its frames, and not its header, is a better answer.
+                self.place_others(survey)?;
                 Err(self.missing(sequence, survey))
             }
         }
@@ -173,6 +179,23 @@ impl<S: Storage> Planner<'_, S> {
         Ok(())
     }
 
+    /// The error for segments that are missing, or were released: the frame that would tell cannot be read.
+    fn unknown_beginning(
+        &self,
+        segment: &Segment<S::File>,
+        offset: u64,
+        error: &io::Error,
+    ) -> Error {
+        let what = "a frame that may say where the log begins, and segments before it, are missing";
+        Error::new(ErrorKind::Corrupt, what)
+            .with_path(self.storage.path().join(&segment.slot.name))
+            .with_segment(segment.sequence)
+            .with_offset(offset)
+            .with_lsn(Lsn::new(segment.base.get().saturating_add(offset)))
+            .with_expected_found(format!("segments {} to {}", self.oldest(), self.tail), error)
+            .with_source(copy(error))
+    }
+
     /// The error for a segment that no slot holds. Tells which slot it may have been.
     fn missing(&self, sequence: u64, survey: &Survey<S::File>) -> Error {
         let base = Lsn::new(sequence.saturating_mul(self.identity.segment_bytes));
@@ -219,7 +242,7 @@ impl<S: Storage> Planner<'_, S> {
                 && frame.lsn.get() / self.identity.segment_bytes >= self.oldest()
             {
                 let base = frame.lsn.get() - offset;
-                return Err(self
+                let error = self
                     .corrupt("a slot holds frames that are needed, and is no segment", surveyed)
                     .with_segment(base / self.identity.segment_bytes)
                     .with_offset(0)
@@ -227,7 +250,11 @@ impl<S: Storage> Planner<'_, S> {
                     .with_expected_found(
                         format!("the header of the segment of the frame at lsn {}", frame.lsn),
                         fault,
-                    ));
+                    );
+                return Err(match &surveyed.head {
+                    Head::Unreadable(source) => error.with_source(copy(source)),
+                    _ => error,
+                });
             }
             self.layout.highest_epoch = self.layout.highest_epoch.max(contents.highest_epoch);
             let full = surveyed.bytes >= self.identity.segment_bytes;

@@ -37,7 +37,7 @@ use crate::{
     io::{Access, LockError, Storage},
     slots::{FreeSlot, Segment},
 };
-use std::sync::Arc;
+use std::{io, sync::Arc};
 use survey::directory_error;
 
 /// What becomes of a log that is missing.
@@ -155,8 +155,8 @@ fn lock<S: Storage>(storage: &S, policy: &Policy) -> Result<S::Lock> {
     // One that is there may have been copied here a second ago, too: its own name has to be durable.
     storage.create().map_err(|error| match error.kind() {
         // What a system answers whose directory is a file.
-        std::io::ErrorKind::AlreadyExists => {
-            directory_error(storage, std::io::ErrorKind::NotADirectory.into())
+        io::ErrorKind::AlreadyExists => {
+            directory_error(storage, io::ErrorKind::NotADirectory.into())
         }
         _ => directory_error(storage, error),
     })?;
@@ -246,3 +246,11 @@ fn recover<S: Storage>(
 pub(crate) mod flaky;
 #[cfg(test)]
 pub(crate) mod handmade;
+
+/// The same answer of the system once more: `io::Error` cannot be cloned.
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}

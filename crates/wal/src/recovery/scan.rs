@@ -409,6 +409,13 @@ impl<F: File> Scan<F> {
         further.next()
     }
 
+    /// Whether `segment`, behind the tail's, is one whose first frame cannot be read.
+    pub(crate) fn begins_unreadably(&self, segment: &Segment<F>) -> bool {
+        let is_it = |scan: &&SegmentScan<F>| scan.segment.sequence == segment.sequence;
+        let found = self.beyond.iter().find(is_it);
+        found.is_some_and(|scan| scan.first.is_none() && scan.stop.kind == StopKind::Unreadable)
+    }
+
     /// A frame of a later version at the tail or further on, that is not older than the last one that
     /// belongs: where, and what it is.
     pub(crate) fn unknown(&self) -> Option<(&Segment<F>, u64, &Fault)> {

@@ -1,7 +1,7 @@
 //! From facts to an answer: a log with its tail, or an error that names place and proof.
 
 use super::{
-    Tail,
+    Tail, copy,
     decide::{Damage, Decision, Torn, Unreadable, decide},
     layout::{self, Layout},
     report::Cut,
@@ -15,7 +15,7 @@ use crate::{
     reading::{FrameWalker, Step, StopKind},
     slots::{Segment, Slot},
 };
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 /// What a log turned out to be.
 pub(crate) struct Examined<F> {
@@ -133,12 +133,12 @@ fn judge<S: Storage>(
         Decision::Torn(torn) => Ok(Some(cut(identity, scan, torn))),
         Decision::Corrupt(damage) => {
             let (what, expected) = explain(scan, damage);
-            // A block that cannot be read is the damage where it stands at the tail, or at the head of the
-            // segment after it: there the log went on.
+            // A block that cannot be read is the damage where it stands at the tail, or in the first frame
+            // of the segment after it: there the log went on.
             let tail = scan.tail().segment.sequence;
             let unreadable = scan.unreadable().filter(|(segment, offset, _)| {
                 segment.sequence == tail && *offset == stop.offset
-                    || segment.sequence > tail && *offset == u64::from(identity.block_bytes)
+                    || segment.sequence > tail && scan.begins_unreadably(segment)
             });
             Err(match unreadable {
                 Some((segment, offset, error)) => at(ErrorKind::Corrupt, what, segment, offset)
@@ -307,13 +307,5 @@ pub(crate) fn check_anchor<S: Storage>(
                 return Err(refused(stop.found.to_string()).with_offset(stop.offset));
             }
         }
-    }
-}
-
-/// The same answer of the system once more: `io::Error` cannot be cloned.
-fn copy(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(number) => io::Error::from_raw_os_error(number),
-        None => io::Error::new(error.kind(), error.to_string()),
     }
 }

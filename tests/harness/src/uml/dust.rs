@@ -83,8 +83,6 @@ struct Aim<'a> {
     slot: &'a Slot,
     offset: u64,
     content: Content,
-    /// Whether it is in one of the last two segments that hold a frame.
-    ends_log: bool,
 }
 
 /// What an open came to, with the number of records where it gave all that it has.
@@ -214,9 +212,6 @@ impl Scene<'_> {
             expect(is_good, || format!("{place}, {policy:?}: {opened:?}"))?;
             let answer = match &opened {
                 Opened::Whole(_, verdict) => format!("{}: {verdict:?}", aim.what),
-                Opened::Refused(error) if error.path() != Some(&aim.slot.path) => {
-                    format!("{}: {:?}, elsewhere", aim.what, error.kind())
-                }
                 Opened::Refused(error) => format!("{}: {:?}", aim.what, error.kind()),
             };
             *self.answers.entry(answer).or_default() += 1;
@@ -238,10 +233,8 @@ impl Scene<'_> {
         let place = aim.place();
         let known = [ErrorKind::Corrupt, ErrorKind::Io].contains(&error.kind());
         expect(known, || format!("{place}: {error:?}"))?;
-        if error.path() != Some(&aim.slot.path) {
-            return expect(aim.may_be_elsewhere(error), || format!("{place}: {error:?}"));
-        }
-        let is_named = error.segment() == aim.slot.sequence
+        let is_named = error.path() == Some(&aim.slot.path)
+            && error.segment() == aim.slot.sequence
             && [Some(aim.begins()), Some(aim.offset)].contains(&error.offset());
         expect(is_named, || format!("{place}: another place: {error:?}"))?;
         let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
@@ -393,9 +386,7 @@ fn aims<'a>(slots: &'a [Slot], live: &[&'a Slot], ending: Ending) -> Vec<Aim<'a>
     let last_sequence = live.last().and_then(|slot| slot.sequence);
     for (number, slot) in live.iter().enumerate() {
         let is_last = number + 1 == live.len();
-        let ends_log = number + 2 >= live.len();
-        let mut aim =
-            |what, offset, content| aims.push(Aim { what, slot, offset, content, ends_log });
+        let mut aim = |what, offset, content| aims.push(Aim { what, slot, offset, content });
         aim("header", 0, Content::Header);
         let last = slot.frames.len() - 1;
         // The one before the last is the last one with records, if the log was closed.
@@ -429,8 +420,7 @@ fn aims<'a>(slots: &'a [Slot], live: &[&'a Slot], ending: Ending) -> Vec<Aim<'a>
         let what = if slot.sequence > last_sequence { "successor" } else { "free" };
         // Frames that nobody vouches for may stand in the successor.
         let content = if what == "free" { Content::Nothing } else { Content::Tail };
-        let mut aim =
-            |offset, content| aims.push(Aim { what, slot, offset, content, ends_log: false });
+        let mut aim = |offset, content| aims.push(Aim { what, slot, offset, content });
         aim(0, Content::Header);
         aim(BLOCK_BYTES, content);
         aim(slot.bytes / 2, content);
@@ -441,25 +431,6 @@ fn aims<'a>(slots: &'a [Slot], live: &[&'a Slot], ending: Ending) -> Vec<Aim<'a>
 impl Aim<'_> {
     /// Whether a refusal that names another file is right all the same.
     ///
-    /// A header that cannot be read leaves its segment missing: the slot that it may be in is named, with
-    /// the device's answer. In one of the last two segments a header or a first frame takes along the
-    /// checkpoint that is restated there: with nothing to say where the log begins, the first segment of all
-    /// is what is missing. And where the last segment's first frame is gone, what is missing is the frame
-    /// after those of the segment before.
-    fn may_be_elsewhere(&self, error: &Error) -> bool {
-        let text = error.to_string();
-        let device = io::Error::from_raw_os_error(EIO).to_string();
-        let is_header = self.offset == 0
-            && error.segment() == self.slot.sequence
-            && text.contains(&self.slot.name())
-            && text.contains(&device);
-        let before = self.slot.sequence.and_then(|sequence| sequence.checked_sub(1));
-        let is_end = self.ends_log
-            && self.begins() <= BLOCK_BYTES
-            && (error.segment() == Some(0) || error.segment() == before);
-        error.kind() == ErrorKind::Corrupt && (is_header || is_end)
-    }
-
     /// Where what the block is part of begins.
     fn begins(&self) -> u64 {
         match self.content {
