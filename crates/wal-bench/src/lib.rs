@@ -14,7 +14,7 @@ process, and each ratio is the median of those of single rounds, with the lowest
 | `R_cpu` | an atomic addition, a copy and a checksum / an append that waits for nobody |
 | `R_rec` | payload of open and replay / sequential reads of the same files at their best |
 | `R_rot` | p99.9 of one writer with a new segment about every second / without: the one where less is better |
-| `R_space` | payload / bytes of the segments, for records committed alone and in full frames |
+| `R_space` | payload / bytes of the segments, for records committed alone and in full frames, in blocks of 4096 bytes and of 512 |
 
 [`run::run`] measures in a [`run::Place`] what [`plan::Settings`] ask for; its [`run::Report`] is shown by
 [`report`]. Each ratio has a module of its own. Below them, in this order: [`measure`] (who runs when),
