@@ -9,7 +9,10 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
-use wal::{ErrorKind, Lsn, VerifyVerdict, io::Directory};
+use wal::{
+    ErrorKind, Lsn, VerifyVerdict,
+    io::{Directory, Storage as _},
+};
 
 /// A file system that is there as long as this is.
 struct Mount {
@@ -178,6 +181,33 @@ fn log_moves_between_sector_sizes() {
         drop(wal);
         assert_eq!(read_all(&small(), &Directory::new(&path)).unwrap().0, records);
         last = path;
+    }
+}
+
+/// A log of small lone commits takes the device's own blocks where they are small. It is created by the first
+/// open and keeps what it got; another device's blocks, or none that anybody knows, make no difference to it.
+#[test]
+fn the_block_may_be_that_of_the_device() {
+    let mounts = [
+        (or_skip(Mount::device("ext4", 512, 32 << 20)), 512),
+        (or_skip(Mount::device("ext4", 4096, 32 << 20)), 4096),
+        (or_skip(Mount::tmpfs("32m")), 4096),
+    ];
+    for (mount, block_bytes) in mounts {
+        let Some(mount) = mount else { continue };
+        let directory = Directory::new(mount.log());
+        assert_eq!(directory.physical_block_bytes(), block_bytes);
+        let (_, wal, _) = open(&small().block_of_device(), &directory).unwrap();
+        assert_eq!(wal.identity().block_bytes, block_bytes);
+        let before = wal.durable_lsn();
+        let record = append(&wal, b"alone");
+        assert_eq!(wal.durable_lsn().get().next_multiple_of(block_bytes.into()) - before.get(), {
+            u64::from(block_bytes)
+        });
+        wal.close().unwrap();
+        drop(wal);
+        let (found, wal, _) = open(&small(), &directory).unwrap();
+        assert_eq!((found, wal.identity().block_bytes), (vec![record], block_bytes));
     }
 }
 

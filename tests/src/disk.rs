@@ -107,6 +107,10 @@ impl<S: Storage> Storage for Faulty<S> {
         self.inner.alignment()
     }
 
+    fn physical_block_bytes(&self) -> u32 {
+        self.inner.physical_block_bytes()
+    }
+
     fn depth_max(&self) -> u32 {
         self.inner.depth_max()
     }

@@ -37,6 +37,13 @@ pub enum UnreadableTail {
     TreatAsTorn,
 }
 
+/// The block of a log that is created.
+#[derive(Clone, Copy, Debug)]
+enum Block {
+    Bytes(u32),
+    OfDevice,
+}
+
 /// How a log is opened. Settings are checked once, when it is.
 ///
 /// ```
@@ -54,7 +61,7 @@ pub enum UnreadableTail {
 #[must_use]
 pub struct Options {
     segment_bytes: u64,
-    block_bytes: u32,
+    block: Block,
     pool_bytes: u64,
     frame_bytes: u32,
     depth: u32,
@@ -71,7 +78,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             segment_bytes: 16 << 20,
-            block_bytes: BLOCK_BYTES_DEFAULT,
+            block: Block::Bytes(BLOCK_BYTES_DEFAULT),
             pool_bytes: 8 << 20,
             frame_bytes: 1 << 20,
             depth: 4,
@@ -102,7 +109,16 @@ impl Options {
     /// The block in bytes, used when the log is created: a power of two from 512 to 65536, not below
     /// the device's logical block. Default 4096. A lone commit takes a whole block.
     pub fn block_bytes(self, bytes: u32) -> Self {
-        Self { block_bytes: bytes, ..self }
+        Self { block: Block::Bytes(bytes), ..self }
+    }
+
+    /// The block is the device's physical one if that is smaller than 4096 bytes, else 4096, used when the
+    /// log is created. Where it is 512 a small lone commit takes an eighth of the room, and as much less of
+    /// it is written and read again. Not the default: a log with small blocks cannot be opened on a device
+    /// with larger ones, wherever it is copied to; and not every disk that calls its blocks small writes
+    /// small ones as fast.
+    pub fn block_of_device(self) -> Self {
+        Self { block: Block::OfDevice, ..self }
     }
 
     /// The memory for frames in bytes, from two frames to 1 GiB. Default 8 MiB. Appends wait, or
@@ -181,7 +197,12 @@ impl Options {
     /// As [`Options::open`].
     pub fn open_in<S: Storage>(&self, storage: S) -> Result<Replay<S>> {
         self.check()?;
-        let identity = Identity::new(LogId([0; 16]), self.segment_bytes, self.block_bytes, 0)
+        let block_bytes = match self.block {
+            Block::Bytes(bytes) => bytes,
+            // What is no power of two, or too small for a log, is refused below.
+            Block::OfDevice => storage.physical_block_bytes().min(BLOCK_BYTES_DEFAULT),
+        };
+        let identity = Identity::new(LogId([0; 16]), self.segment_bytes, block_bytes, 0)
             .ok_or_else(|| {
                 out_of_range("segment_bytes or block_bytes", "16 blocks to 256 MiB, 512 to 65536")
             })?;

@@ -10,7 +10,7 @@ use rustix::{
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -102,6 +102,18 @@ impl Device {
             _ => Some(device),
         }
     }
+}
+
+/// The physical block of the device that `path` is on, or would be, in bytes. `None` where the kernel does
+/// not say: a file system of several devices, or of none, has a number that no device has.
+pub(super) fn physical_block_bytes(path: &Path) -> Option<u32> {
+    let existing = path.ancestors().find_map(|path| fs::metadata(path).ok())?;
+    let (major, minor) = (rustix::fs::major(existing.dev()), rustix::fs::minor(existing.dev()));
+    // A partition has the queue of its disk.
+    ["queue", "../queue"].iter().find_map(|queue| {
+        let path = format!("/sys/dev/block/{major}:{minor}/{queue}/physical_block_size");
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    })
 }
 
 fn is_invalid(error: &io::Error) -> bool {

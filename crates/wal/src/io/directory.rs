@@ -2,7 +2,7 @@
 
 use super::{
     Access, DirectoryLock, DurableMethod, File, Host, LockError, Profile, Storage, Wake, Word,
-    device::{Device, FileSystem},
+    device::{self, Device, FileSystem},
     host,
     probe::{self, Figures},
 };
@@ -196,6 +196,10 @@ impl Storage for Directory {
 
     fn alignment(&self) -> Alignment {
         self.device().unwrap_or(Device::ASSUMED).alignment
+    }
+
+    fn physical_block_bytes(&self) -> u32 {
+        device::physical_block_bytes(&self.0.path).unwrap_or(4096)
     }
 
     fn depth_max(&self) -> u32 {
