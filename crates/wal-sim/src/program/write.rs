@@ -61,9 +61,8 @@ pub(super) fn work<S: Storage + Clone>(life: &Life<Said>, storage: &S) {
             life.world().sleep(Duration::from_micros(random.below(8000)));
         }
         match random.below(3) {
-            0 => drop(wal),
-            // Cut off as they stand.
-            1 if opening + 1 == openings => drop(followers),
+            // A drop is no close, and its followers are cut off as they stand.
+            pick if pick == 0 || pick == 1 && opening + 1 == openings => drop(wal),
             _ => {
                 match wal.close() {
                     Ok(()) if !is_capped => life.note(Said::Closed),

@@ -69,8 +69,8 @@ impl<S: Storage> Engine<S> {
         let Some((job, lent)) = self.start(&mut core, front) else { return };
         // Another full frame may be waiting behind this one: whoever filled it saw a committer asleep
         // that had been woken for this one. Without a thread it waits for this one.
-        let kicked = self.kick(&mut core);
-        drop((core, kicked));
+        contain(|| drop(self.kick(&mut core)));
+        drop(core);
         let mut started = Started { engine: self, ended: false };
         sync::point();
         let mut buffer = frame_buffer::collect(lent, |turns| self.wait_for_a_copy(turns));

@@ -235,3 +235,11 @@ pub struct Profile {
     /// Whether the figures come from an earlier probe of the same device.
     pub remembered: bool,
 }
+
+/// The same answer of the system once more: `io::Error` cannot be cloned.
+pub(crate) fn copied(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}

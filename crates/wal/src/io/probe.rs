@@ -27,8 +27,8 @@ pub(super) struct Figures {
 
 impl Figures {
     /// The faster method; what was not measured is not chosen. One call in place of two where the
-    /// disk makes no difference: it costs less processor time, and ten samples of equal methods
-    /// differ by some per cent.
+    /// disk makes no difference: it costs less processor time, and the medians of a few samples of
+    /// equal methods differ by some per cent.
     pub(super) fn choice(self) -> DurableMethod {
         const TIE_PERCENT: u32 = 5;
         let tied = |time: Duration| time.saturating_add(time / 100 * TIE_PERCENT);

@@ -4,7 +4,7 @@ use super::{View, is_still};
 use crate::{
     Error, Lsn, Result,
     format::{Identity, Origin},
-    io::{Condition, Storage},
+    io::{Condition, Storage, copied},
     reading::{Found, FrameWalker, Stop, StopKind},
     recovery::{Cut, Head, SegmentScan, scan_segment},
     replay::damage,
@@ -188,10 +188,7 @@ fn copy(stop: &Stop) -> Stop {
         Found::Unchained { epoch, ordinal, previous_crc } => {
             Found::Unchained { epoch: *epoch, ordinal: *ordinal, previous_crc: *previous_crc }
         }
-        Found::Error(error) => Found::Error(match error.raw_os_error() {
-            Some(number) => std::io::Error::from_raw_os_error(number),
-            None => std::io::Error::new(error.kind(), error.to_string()),
-        }),
+        Found::Error(error) => Found::Error(copied(error)),
     };
     Stop { lsn: stop.lsn, offset: stop.offset, kind: stop.kind, found }
 }

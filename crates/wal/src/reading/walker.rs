@@ -108,7 +108,8 @@ pub(crate) enum Sight {
 }
 
 impl<F: File> FrameWalker<F> {
-    /// A walker through segments of the log `identity`. Takes memory at its first step.
+    /// A walker through segments of the log `identity`. Takes memory at its first step: up to two chunks, or
+    /// as long as frames are.
     pub(crate) fn new(identity: Identity, alignment: Alignment) -> Self {
         Self {
             identity,
@@ -128,6 +129,8 @@ impl<F: File> FrameWalker<F> {
         storage: &Arc<S>,
         plan: Vec<Stretch<F>>,
     ) {
+        // What the last plan took first.
+        self.ahead = None;
         self.ahead = Ahead::start(storage, storage.alignment(), plan);
     }
 

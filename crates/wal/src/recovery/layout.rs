@@ -1,15 +1,14 @@
 //! Which slots hold what the log needs, and which hold nothing that it needs.
 
 use super::{
-    copy,
     scan::Scan,
     survey::{Head, Survey, Surveyed},
 };
 use crate::{
     Error, ErrorKind, Lsn, Result,
     format::{Fault, FrameHeader, HeaderFault, Identity, Origin, SegmentHeader, VERSION},
-    io::{File, Storage},
-    reading,
+    io::{File, Storage, copied},
+    reading::{self, Found},
     slots::{FreeSlot, Segment},
 };
 use aligned::Buffer;
@@ -113,12 +112,20 @@ impl<S: Storage> Planner<'_, S> {
                         self.check_header_age(surveyed, header)?;
                     }
                 }
-                if let Some((segment, offset, error)) = scan.unreadable() {
-                    return Err(self.unknown_beginning(segment, offset, error));
+                // Only what is older than all that is there may have been released.
+                let is_oldest = needed.first().is_none_or(|first| *first > sequence);
+                if let Some((segment, offset, found)) = scan.damaged_frame().filter(|_| is_oldest) {
+                    return Err(self.unknown_beginning(segment, offset, found));
                 }
-                // A slot that holds its frames, and not its header, is a better answer.
-                self.place_others(survey)?;
-                Err(self.missing(sequence, survey))
+                match self.place_others(survey) {
+                    Ok(()) => Err(self.missing(sequence, survey)),
+                    // A slot that may be the one that is missing cannot be read.
+                    Err(error) if error.kind() == ErrorKind::Io => {
+                        Err(self.missing(sequence, survey).with_source(io::Error::other(error)))
+                    }
+                    // A slot that holds its frames, and not its header, is the better answer.
+                    Err(error) => Err(error),
+                }
             }
         }
     }
@@ -179,21 +186,20 @@ impl<S: Storage> Planner<'_, S> {
         Ok(())
     }
 
-    /// The error for segments that are missing, or were released: the frame that would tell cannot be read.
-    fn unknown_beginning(
-        &self,
-        segment: &Segment<S::File>,
-        offset: u64,
-        error: &io::Error,
-    ) -> Error {
-        let what = "a frame that may say where the log begins, and segments before it, are missing";
-        Error::new(ErrorKind::Corrupt, what)
+    /// The error for segments that are missing, or were released: the frame that would tell is bad.
+    fn unknown_beginning(&self, segment: &Segment<S::File>, offset: u64, found: &Found) -> Error {
+        let what =
+            "a frame that may say where the log begins is bad, and segments before it are missing";
+        let error = Error::new(ErrorKind::Corrupt, what)
             .with_path(self.storage.path().join(&segment.slot.name))
             .with_segment(segment.sequence)
             .with_offset(offset)
             .with_lsn(Lsn::new(segment.base.get().saturating_add(offset)))
-            .with_expected_found(format!("segments {} to {}", self.oldest(), self.tail), error)
-            .with_source(copy(error))
+            .with_expected_found(format!("segments {} to {}", self.oldest(), self.tail), found);
+        match found {
+            Found::Error(source) => error.with_source(copied(source)),
+            _ => error,
+        }
     }
 
     /// The error for a segment that no slot holds. Tells which slot it may have been.
@@ -252,7 +258,7 @@ impl<S: Storage> Planner<'_, S> {
                         fault,
                     );
                 return Err(match &surveyed.head {
-                    Head::Unreadable(source) => error.with_source(copy(source)),
+                    Head::Unreadable(source) => error.with_source(copied(source)),
                     _ => error,
                 });
             }

@@ -246,11 +246,3 @@ fn recover<S: Storage>(
 pub(crate) mod flaky;
 #[cfg(test)]
 pub(crate) mod handmade;
-
-/// The same answer of the system once more: `io::Error` cannot be cloned.
-fn copy(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(number) => io::Error::from_raw_os_error(number),
-        None => io::Error::new(error.kind(), error.to_string()),
-    }
-}

@@ -397,10 +397,12 @@ impl<F: File> Scan<F> {
         self.chain.iter().filter_map(|scan| scan.checkpoint.as_ref()).max_by_key(|(mark, _)| *mark)
     }
 
-    /// The first block further on than the tail that the device refuses to show.
+    /// The first block from the tail on that the device refuses to show.
     pub(crate) fn unreadable(&self) -> Option<(&Segment<F>, u64, &io::Error)> {
-        if let Found::Error(error) = &self.tail().stop.found {
-            return Some((&self.tail().segment, self.tail().stop.offset, error));
+        let tail = self.tail();
+        if let (None, Found::Error(error)) = (&tail.unreadable, &tail.stop.found) {
+            // It refused once, and somewhere in the frame.
+            return Some((&tail.segment, tail.stop.offset, error));
         }
         let further = std::iter::once(self.tail()).chain(&self.beyond);
         let mut further = further.filter_map(|scan| {
@@ -409,11 +411,23 @@ impl<F: File> Scan<F> {
         further.next()
     }
 
-    /// Whether `segment`, behind the tail's, is one whose first frame cannot be read.
-    pub(crate) fn begins_unreadably(&self, segment: &Segment<F>) -> bool {
-        let is_it = |scan: &&SegmentScan<F>| scan.segment.sequence == segment.sequence;
-        let found = self.beyond.iter().find(is_it);
-        found.is_some_and(|scan| scan.first.is_none() && scan.stop.kind == StopKind::Unreadable)
+    /// The frame at the tail, or the first one of the segment after it, if it is there and not whole: in which
+    /// segment, where it is bad, and how.
+    pub(crate) fn damaged_frame(&self) -> Option<(&Segment<F>, u64, &Found)> {
+        let tail = self.tail();
+        let is_next = |scan: &&SegmentScan<F>| {
+            scan.segment.sequence > tail.segment.sequence && scan.first.is_none()
+        };
+        let is_there = |scan: &&SegmentScan<F>| {
+            let kinds = [StopKind::Unreadable, StopKind::TornHeader, StopKind::TornRecords];
+            kinds.contains(&scan.stop.kind)
+        };
+        let scan = std::iter::once(tail).chain(self.beyond.iter().find(is_next)).find(is_there)?;
+        let offset = match &scan.unreadable {
+            Some((offset, _)) if scan.stop.kind == StopKind::Unreadable => *offset,
+            _ => scan.stop.offset,
+        };
+        Some((&scan.segment, offset, &scan.stop.found))
     }
 
     /// A frame of a later version at the tail or further on, that is not older than the last one that

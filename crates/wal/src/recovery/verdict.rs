@@ -1,7 +1,7 @@
 //! From facts to an answer: a log with its tail, or an error that names place and proof.
 
 use super::{
-    Tail, copy,
+    Tail,
     decide::{Damage, Decision, Torn, Unreadable, decide},
     layout::{self, Layout},
     report::Cut,
@@ -11,8 +11,8 @@ use super::{
 use crate::{
     Error, ErrorKind, Lsn, Result,
     format::{FrameHeader, Identity, RECORD_HEADER_BYTES, RecordKind},
-    io::{File, Storage},
-    reading::{FrameWalker, Step, StopKind},
+    io::{File, Storage, copied},
+    reading::{Found, FrameWalker, Step, StopKind},
     slots::{Segment, Slot},
 };
 use std::sync::Arc;
@@ -133,17 +133,26 @@ fn judge<S: Storage>(
         Decision::Torn(torn) => Ok(Some(cut(identity, scan, torn))),
         Decision::Corrupt(damage) => {
             let (what, expected) = explain(scan, damage);
-            // A block that cannot be read is the damage where it stands at the tail, or in the first frame
-            // of the segment after it: there the log went on.
+            // The damage is where the frame at the tail is bad; or the first one of the next segment, if the log
+            // went on there: then what stands at the tail is room that was left.
             let tail = scan.tail().segment.sequence;
-            let unreadable = scan.unreadable().filter(|(segment, offset, _)| {
-                segment.sequence == tail && *offset == stop.offset
-                    || segment.sequence > tail && scan.begins_unreadably(segment)
+            let marked = match scan.proof() {
+                Some(Proof::Mark(frame)) => frame.durable_mark,
+                _ => Lsn::ZERO,
+            };
+            let bad = scan.damaged_frame().filter(|(segment, offset, found)| {
+                let lsn = segment.base.get().saturating_add(*offset);
+                segment.sequence == tail || matches!(found, Found::Error(_)) || marked.get() > lsn
             });
-            Err(match unreadable {
-                Some((segment, offset, error)) => at(ErrorKind::Corrupt, what, segment, offset)
-                    .with_expected_found(expected, error)
-                    .with_source(copy(error)),
+            Err(match bad {
+                Some((segment, offset, found)) => {
+                    let error = at(ErrorKind::Corrupt, what, segment, offset);
+                    let error = error.with_expected_found(expected, found);
+                    match found {
+                        Found::Error(source) => error.with_source(copied(source)),
+                        _ => error,
+                    }
+                }
                 None => here(ErrorKind::Corrupt, what).with_expected_found(expected, &stop.found),
             })
         }
@@ -162,7 +171,7 @@ fn judge<S: Storage>(
             Err(match scan.unreadable() {
                 None => here(ErrorKind::Io, what),
                 Some((segment, offset, error)) => {
-                    at(ErrorKind::Io, what, segment, offset).with_source(copy(error))
+                    at(ErrorKind::Io, what, segment, offset).with_source(copied(error))
                 }
             })
         }

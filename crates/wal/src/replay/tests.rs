@@ -1,5 +1,6 @@
 //! Stories of opens and replays, on logs made by hand.
 
+mod bad_blocks;
 mod damage;
 mod edges;
 mod host;

@@ -34,6 +34,7 @@ use std::{
     ops::ControlFlow,
     path::PathBuf,
     thread,
+    time::Duration,
 };
 use wal::{Error, ErrorKind, Lsn, UnreadableTail, Verdict, io::Directory};
 
@@ -50,6 +51,10 @@ const RELEASED_TO: u64 = 4 * SEGMENT_BYTES + SEGMENT_BYTES / 2;
 const WRITTEN_TO: u64 = 7 * SEGMENT_BYTES + SEGMENT_BYTES / 2;
 
 const EIO: i32 = 5;
+
+/// How often a lock is looked for that a dropped log gives back when its threads are gone.
+const LOOKS_MAX: u32 = 10_000;
+const LOOK_PAUSE: Duration = Duration::from_millis(1);
 
 /// The last frame, if nobody vouches for its records.
 const LAST: &str = "last frame";
@@ -284,10 +289,14 @@ impl Scene<'_> {
     fn open(&self, policy: UnreadableTail) -> Result<Opened, Stop> {
         let options = self.work.options().unreadable_tail(policy);
         let mut count = self.work.ledger().released;
+        let mut looks = 0;
         let mut replay = loop {
             match options.open_in(self.storage()) {
                 // It stays with the log that was dropped until its threads are gone.
-                Err(error) if error.kind() == ErrorKind::Locked => thread::yield_now(),
+                Err(error) if error.kind() == ErrorKind::Locked && looks < LOOKS_MAX => {
+                    looks += 1;
+                    thread::sleep(LOOK_PAUSE);
+                }
                 Err(error) => return Ok(Opened::Refused(error)),
                 Ok(replay) => break replay,
             }
@@ -429,8 +438,6 @@ fn aims<'a>(slots: &'a [Slot], live: &[&'a Slot], ending: Ending) -> Vec<Aim<'a>
 }
 
 impl Aim<'_> {
-    /// Whether a refusal that names another file is right all the same.
-    ///
     /// Where what the block is part of begins.
     fn begins(&self) -> u64 {
         match self.content {

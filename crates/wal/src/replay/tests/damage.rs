@@ -4,7 +4,6 @@ use super::{refused, replay, two_segments};
 use crate::{
     ErrorKind, Lsn, Result,
     format::{FrameHeader, LogId, Origin, Purpose},
-    io::{Memory, Storage},
     options::Options,
     read_only::{ReadOnly, VerifyVerdict},
     recovery::{
@@ -155,115 +154,6 @@ fn a_read_error_above_every_mark_is_refused_unless_the_caller_says_torn() {
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(std::error::Error::source(&error).is_some());
     }
-}
-
-/// Segments that are long enough are read ahead by other threads, in large pieces. A bad block in one of them
-/// is found at its place, with the device's error, as if each frame had been asked for alone; and the frames
-/// around it are there.
-#[test]
-fn a_bad_block_is_named_where_segments_are_read_ahead() {
-    let memory = Memory::new();
-    let options = Options::new().segment_bytes(8 << 20);
-    let mut replay = options.open_in(memory.clone()).unwrap();
-    assert!(replay.next().unwrap().is_none());
-    let (wal, _) = replay.finish().unwrap();
-    let mut frames = Vec::new();
-    // Two and a half segments.
-    while wal.appended_lsn() < Lsn::new(20 << 20) {
-        let ticket = wal.append(&[7; 200_000]).unwrap();
-        frames.push(ticket.lsn().get() - 64);
-        ticket.wait().unwrap();
-    }
-    wal.close().unwrap();
-    drop(wal);
-    for at in frames.iter().skip(3).step_by(7).copied() {
-        let segment = at / (8 << 20);
-        let offset = at % (8 << 20);
-        let storage = Flaky::new(memory.clone());
-        storage.spoil(&format!("slot-{segment:06}"), offset..offset + 1);
-        let opened = options.open_in(storage).map(|mut replay| {
-            let mut found = 0;
-            loop {
-                match replay.next() {
-                    Ok(Some(_)) => found += 1,
-                    Ok(None) => panic!("a bad block went unnoticed"),
-                    Err(error) => return (found, error),
-                }
-            }
-        });
-        let error = match opened {
-            Ok((found, error)) => {
-                assert_eq!(found, frames.iter().filter(|frame| **frame < at).count());
-                error
-            }
-            Err(error) => error,
-        };
-        assert_eq!((error.kind(), error.lsn()), (ErrorKind::Corrupt, Some(Lsn::new(at))));
-        assert_eq!((error.segment(), error.offset()), (Some(segment), Some(offset)));
-        assert!(std::error::Error::source(&error).is_some());
-    }
-}
-
-/// One block of a log that is several segments long, of which the oldest were released and their slots used
-/// again, cannot be read: whichever it is, either nothing is lost by it, or the refusal names the slot, the
-/// segment, the block or the frame that it is in, and what the device said. A checkpoint that went with it
-/// made the segments that were released long ago look like what is missing.
-#[test]
-fn whichever_block_is_bad_the_refusal_names_it() {
-    const SEGMENT_BYTES: u64 = 64 << 10;
-    let memory = Memory::new();
-    let options = Options::new().segment_bytes(SEGMENT_BYTES).frame_bytes(16 << 10);
-    let options = options.pool_bytes(64 << 10);
-    let mut replay = options.open_in(memory.clone()).unwrap();
-    assert!(replay.next().unwrap().is_none());
-    let (wal, _) = replay.finish().unwrap();
-    let mut records = Vec::new();
-    for number in 0..80_usize {
-        let lsn = wal.append(&vec![7; 1000 + number * 997 % 9000]).unwrap().wait().unwrap();
-        records.push(lsn);
-        if number == 50 {
-            wal.checkpoint(records[40], b"").unwrap().wait().unwrap();
-        }
-    }
-    drop(wal);
-    let sound = replay_all(&options, memory.clone()).unwrap();
-    assert_eq!(sound, records[40..]);
-    let names = Flaky::new(memory.clone()).list().unwrap();
-    let slots = names.iter().filter(|name| name.starts_with("slot-"));
-    let (mut refused, mut harmless) = (0, 0);
-    for (slot, block) in slots.flat_map(|slot| (0..16).map(move |block| (slot, block * 4096))) {
-        let storage = Flaky::new(memory.clone());
-        storage.spoil(slot, block..block + 1);
-        let error = match replay_all(&options, storage) {
-            Ok(found) => {
-                assert_eq!(found, sound, "{slot}, block at {block}");
-                harmless += 1;
-                continue;
-            }
-            Err(error) => error,
-        };
-        let story = format!("{slot}, block at {block}: {error:?}");
-        assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io), "{story}");
-        assert!(error.path().is_some_and(|path| path.ends_with(slot)), "{story}");
-        // The block itself, or the beginning of the frame that it is in: none is longer than four.
-        let offset = error.offset().unwrap();
-        assert!((block.saturating_sub(3 * 4096)..=block).contains(&offset), "{story}");
-        let segment = error.segment().unwrap();
-        assert_eq!(error.lsn(), Some(Lsn::new(segment * SEGMENT_BYTES + offset)), "{story}");
-        assert!(std::error::Error::source(&error).is_some(), "{story}");
-        refused += 1;
-    }
-    assert!(refused > 40 && harmless > 10, "{refused} refused, {harmless} harmless");
-}
-
-/// The places of all records of the log.
-fn replay_all(options: &Options, storage: impl Storage) -> Result<Vec<Lsn>> {
-    let mut replay = options.open_in(storage)?;
-    let mut found = Vec::new();
-    while let Some(record) = replay.next()? {
-        found.push(record.lsn());
-    }
-    Ok(found)
 }
 
 /// Two opens crashed behind a block that went bad with them: the epochs that they gave themselves
