@@ -10,6 +10,7 @@ mod cost;
 mod failure;
 mod idle_and_busy;
 mod locking;
+mod reading_ahead;
 mod reading_live;
 mod records;
 mod room;

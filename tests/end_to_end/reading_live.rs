@@ -390,12 +390,13 @@ fn read_only_sees_prefixes<S: Storage + Clone>(storage: S, rounds: usize) {
                 let mut kept = kept.lock().unwrap();
                 let ticket = wal.append(&bytes).unwrap();
                 kept.push((ticket.lsn(), bytes));
-                let mark = kept[kept.len().saturating_sub(60)].0;
+                // More than a few segments: long reads are read ahead, of slots that are used again meanwhile.
+                let mark = kept[kept.len().saturating_sub(400)].0;
                 drop(kept);
                 if index % 8 == 0 {
                     ticket.wait().unwrap();
                 }
-                if index % 50 == 0 && index > 200 {
+                if index % 50 == 0 && index > 500 {
                     wal.checkpoint(mark, b"").unwrap().wait().unwrap();
                 }
                 index += 1;
