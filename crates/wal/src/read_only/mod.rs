@@ -173,6 +173,8 @@ impl<S: Storage> ReadOnly<S> {
     /// known to be durable. Of a damaged log, the records up to the first damage, a missing segment
     /// included, and then the error; those behind it by asking again with an `lsn` behind it.
     ///
+    /// Who reads past the end of a segment is read ahead of, by four threads with up to 12 MiB.
+    ///
     /// # Errors
     /// What the system answers.
     pub fn records_from(&mut self, lsn: Lsn) -> Result<ReadOnlyRecords<'_, S>> {
