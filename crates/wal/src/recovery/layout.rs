@@ -112,9 +112,15 @@ impl<S: Storage> Planner<'_, S> {
                         self.check_header_age(surveyed, header)?;
                     }
                 }
-                // Only what is older than all that is there may have been released.
+                // Only what is older than all that is there may have been released. And a frame that is
+                // merely torn has taken nothing along: what it restates was durable elsewhere.
                 let is_oldest = needed.first().is_none_or(|first| *first > sequence);
-                if let Some((segment, offset, found)) = scan.damaged_frame().filter(|_| is_oldest) {
+                let bad = scan.damaged_frame().filter(|(segment, offset, found)| {
+                    let lsn = Lsn::new(segment.base.get().saturating_add(*offset));
+                    let is_bad = matches!(found, Found::Error(_)) || scan.was_durable(lsn);
+                    is_oldest && is_bad
+                });
+                if let Some((segment, offset, found)) = bad {
                     return Err(self.unknown_beginning(segment, offset, found));
                 }
                 match self.place_others(survey) {

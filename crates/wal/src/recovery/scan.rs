@@ -430,6 +430,11 @@ impl<F: File> Scan<F> {
         Some((&scan.segment, offset, &scan.stop.found))
     }
 
+    /// Whether the frame at `lsn` was durable once: a later one says so. What is not may be a torn write.
+    pub(crate) fn was_durable(&self, lsn: Lsn) -> bool {
+        matches!(self.proof(), Some(Proof::Mark(frame)) if frame.durable_mark > lsn)
+    }
+
     /// A frame of a later version at the tail or further on, that is not older than the last one that
     /// belongs: where, and what it is.
     pub(crate) fn unknown(&self) -> Option<(&Segment<F>, u64, &Fault)> {

@@ -136,13 +136,10 @@ fn judge<S: Storage>(
             // The damage is where the frame at the tail is bad; or the first one of the next segment, if the log
             // went on there: then what stands at the tail is room that was left.
             let tail = scan.tail().segment.sequence;
-            let marked = match scan.proof() {
-                Some(Proof::Mark(frame)) => frame.durable_mark,
-                _ => Lsn::ZERO,
-            };
             let bad = scan.damaged_frame().filter(|(segment, offset, found)| {
-                let lsn = segment.base.get().saturating_add(*offset);
-                segment.sequence == tail || matches!(found, Found::Error(_)) || marked.get() > lsn
+                let lsn = Lsn::new(segment.base.get().saturating_add(*offset));
+                let is_bad = matches!(found, Found::Error(_)) || scan.was_durable(lsn);
+                segment.sequence == tail || is_bad
             });
             Err(match bad {
                 Some((segment, offset, found)) => {
