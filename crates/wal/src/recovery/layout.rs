@@ -1,7 +1,7 @@
 //! Which slots hold what the log needs, and which hold nothing that it needs.
 
 use super::{
-    scan::Scan,
+    scan::{Scan, found_instead},
     survey::{Head, Survey, Surveyed},
 };
 use crate::{
@@ -115,12 +115,7 @@ impl<S: Storage> Planner<'_, S> {
                 // Only what is older than all that is there may have been released. And a frame that is
                 // merely torn has taken nothing along: what it restates was durable elsewhere.
                 let is_oldest = needed.first().is_none_or(|first| *first > sequence);
-                let bad = scan.damaged_frame().filter(|(segment, offset, found)| {
-                    let lsn = Lsn::new(segment.base.get().saturating_add(*offset));
-                    let is_bad = matches!(found, Found::Error(_)) || scan.was_durable(lsn);
-                    is_oldest && is_bad
-                });
-                if let Some((segment, offset, found)) = bad {
+                if let Some((segment, offset, found)) = scan.lost_frame().filter(|_| is_oldest) {
                     return Err(self.unknown_beginning(segment, offset, found));
                 }
                 match self.place_others(survey) {
@@ -200,12 +195,8 @@ impl<S: Storage> Planner<'_, S> {
             .with_path(self.storage.path().join(&segment.slot.name))
             .with_segment(segment.sequence)
             .with_offset(offset)
-            .with_lsn(Lsn::new(segment.base.get().saturating_add(offset)))
-            .with_expected_found(format!("segments {} to {}", self.oldest(), self.tail), found);
-        match found {
-            Found::Error(source) => error.with_source(copied(source)),
-            _ => error,
-        }
+            .with_lsn(Lsn::new(segment.base.get().saturating_add(offset)));
+        found_instead(error, format!("segments {} to {}", self.oldest(), self.tail), found)
     }
 
     /// The error for a segment that no slot holds. Tells which slot it may have been.

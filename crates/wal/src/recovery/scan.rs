@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Lsn, Result,
     format::{Checkpoint, Fault, Frame, FrameHeader, Identity, Origin, Purpose, RecordKind},
-    io::{File, Storage},
+    io::{File, Storage, copied},
     reading::{self, Found, FrameWalker, Sight, Step, Stop, StopKind, Stretch},
     slots::Segment,
 };
@@ -411,28 +411,26 @@ impl<F: File> Scan<F> {
         further.next()
     }
 
-    /// The frame at the tail, or the first one of the segment after it, if it is there and not whole: in which
-    /// segment, where it is bad, and how.
-    pub(crate) fn damaged_frame(&self) -> Option<(&Segment<F>, u64, &Found)> {
+    /// The frame at the tail, or the first one of the segment after it, if it is bad and no torn write: the
+    /// device does not show it, or a later frame says that it was durable. In which segment, where it is bad,
+    /// and how.
+    pub(crate) fn lost_frame(&self) -> Option<(&Segment<F>, u64, &Found)> {
         let tail = self.tail();
         let is_next = |scan: &&SegmentScan<F>| {
             scan.segment.sequence > tail.segment.sequence && scan.first.is_none()
         };
-        let is_there = |scan: &&SegmentScan<F>| {
+        let is_bad = |scan: &&SegmentScan<F>| {
             let kinds = [StopKind::Unreadable, StopKind::TornHeader, StopKind::TornRecords];
             kinds.contains(&scan.stop.kind)
         };
-        let scan = std::iter::once(tail).chain(self.beyond.iter().find(is_next)).find(is_there)?;
-        let offset = match &scan.unreadable {
-            Some((offset, _)) if scan.stop.kind == StopKind::Unreadable => *offset,
-            _ => scan.stop.offset,
-        };
-        Some((&scan.segment, offset, &scan.stop.found))
-    }
-
-    /// Whether the frame at `lsn` was durable once: a later one says so. What is not may be a torn write.
-    pub(crate) fn was_durable(&self, lsn: Lsn) -> bool {
-        matches!(self.proof(), Some(Proof::Mark(frame)) if frame.durable_mark > lsn)
+        let scan = std::iter::once(tail).chain(self.beyond.iter().find(is_next)).find(is_bad)?;
+        let was_durable = || matches!(self.proof(), Some(Proof::Mark(frame)) if frame.durable_mark > scan.stop.lsn);
+        match (&scan.stop.found, &scan.unreadable) {
+            (found @ Found::Error(_), Some((offset, _))) => Some((&scan.segment, *offset, found)),
+            (found @ Found::Error(_), None) => Some((&scan.segment, scan.stop.offset, found)),
+            (found, _) if was_durable() => Some((&scan.segment, scan.stop.offset, found)),
+            _ => None,
+        }
     }
 
     /// A frame of a later version at the tail or further on, that is not older than the last one that
@@ -477,5 +475,14 @@ impl<F: File> Scan<F> {
             ground: tail.ground,
             successor,
         }
+    }
+}
+
+/// Says what was expected and `found` at the place that `error` names; the device's own error is the source.
+pub(super) fn found_instead(error: Error, expected: String, found: &Found) -> Error {
+    let error = error.with_expected_found(expected, found);
+    match found {
+        Found::Error(source) => error.with_source(copied(source)),
+        _ => error,
     }
 }

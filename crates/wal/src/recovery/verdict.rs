@@ -5,14 +5,14 @@ use super::{
     decide::{Damage, Decision, Torn, Unreadable, decide},
     layout::{self, Layout},
     report::Cut,
-    scan::{self, Proof, Scan},
+    scan::{self, Proof, Scan, found_instead},
     survey::Survey,
 };
 use crate::{
     Error, ErrorKind, Lsn, Result,
     format::{FrameHeader, Identity, RECORD_HEADER_BYTES, RecordKind},
     io::{File, Storage, copied},
-    reading::{Found, FrameWalker, Step, StopKind},
+    reading::{FrameWalker, Step, StopKind},
     slots::{Segment, Slot},
 };
 use std::sync::Arc;
@@ -133,25 +133,12 @@ fn judge<S: Storage>(
         Decision::Torn(torn) => Ok(Some(cut(identity, scan, torn))),
         Decision::Corrupt(damage) => {
             let (what, expected) = explain(scan, damage);
-            // The damage is where the frame at the tail is bad; or the first one of the next segment, if the log
-            // went on there: then what stands at the tail is room that was left.
-            let tail = scan.tail().segment.sequence;
-            let bad = scan.damaged_frame().filter(|(segment, offset, found)| {
-                let lsn = Lsn::new(segment.base.get().saturating_add(*offset));
-                let is_bad = matches!(found, Found::Error(_)) || scan.was_durable(lsn);
-                segment.sequence == tail || is_bad
-            });
-            Err(match bad {
-                Some((segment, offset, found)) => {
-                    let error = at(ErrorKind::Corrupt, what, segment, offset);
-                    let error = error.with_expected_found(expected, found);
-                    match found {
-                        Found::Error(source) => error.with_source(copied(source)),
-                        _ => error,
-                    }
-                }
-                None => here(ErrorKind::Corrupt, what).with_expected_found(expected, &stop.found),
-            })
+            // The damage is where the frame at the tail is bad; or the first one of the next segment, if the
+            // log went on there: then what stands at the tail is room that was left.
+            let tail = (&scan.tail().segment, stop.offset, &stop.found);
+            let (segment, offset, found) = scan.lost_frame().unwrap_or(tail);
+            let error = at(ErrorKind::Corrupt, what, segment, offset);
+            Err(found_instead(error, expected, found))
         }
         Decision::Unsupported => {
             let (what, expected) = ("a frame's purpose", "one that this version knows");
