@@ -256,6 +256,10 @@ fn try_append_tells_of_a_full_disk() {
 fn a_cancelled_append_does_nothing_in_a_forked_child() {
     let disk = Faulty::in_memory();
     let wal = open(&quiet().pool_bytes(32 << 10), disk.clone()).unwrap();
+    eventually("the next segment is prepared: that wakes every task", || {
+        let stats = wal.stats();
+        stats.segments_created + stats.segments_recycled == 1
+    });
     let gate = disk.control().gate(On::frame());
     while wal.try_append(&BIG).is_ok() {}
     let bells: [Arc<CountingWaker>; 2] = Default::default();

@@ -44,10 +44,11 @@ impl<S: Storage> Faulty<S> {
         self.control.freeze(self.inner.now());
     }
 
-    /// The bytes as they are now: what a crash of the process would leave.
+    /// The bytes as they are at one moment: what a crash of the process would leave. The log's own threads
+    /// may be at work, and a name that is moved while the names are copied would be in neither place.
     #[must_use]
     pub fn crash(&self) -> Memory {
-        snapshot(&self.inner)
+        self.control.between_calls(|| snapshot(&self.inner))
     }
 
     fn named<T>(

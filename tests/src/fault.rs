@@ -8,7 +8,7 @@
 
 pub use crate::disk::{Faulty, FaultyFile, copy_into, snapshot};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -192,6 +192,8 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     blocking: Blocking,
+    /// Read while a call has its effect, written while nothing may change.
+    effects: RwLock<()>,
 }
 
 /// What threads did to each other through the host.
@@ -392,11 +394,11 @@ impl Control {
         }
         let result = match (passed, fault) {
             (false, _) => Err(io::Error::other("a test forgot a gate")),
-            (true, None) => work(Effect::Whole),
+            (true, None) => self.take_effect(|| work(Effect::Whole)),
             (true, Some((_, Effect::Panics))) => panic!("the storage panics, as the test wants it"),
             (true, Some((errno, effect))) => {
                 if effect != Effect::Nothing {
-                    drop(work(effect));
+                    drop(self.take_effect(|| work(effect)));
                 }
                 Err(io::Error::from_raw_os_error(errno))
             }
@@ -405,6 +407,17 @@ impl Control {
         self.0.state.lock().events.push(event(call));
         self.0.changed.notify_all();
         result
+    }
+
+    fn take_effect<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _moment = self.0.effects.read();
+        work()
+    }
+
+    /// What `look` sees between two calls: no call has its effect meanwhile.
+    pub(crate) fn between_calls<T>(&self, look: impl FnOnce() -> T) -> T {
+        let _moment = self.0.effects.write();
+        look()
     }
 
     /// Waits at every gate that means `call`; false if one was never opened.

@@ -49,6 +49,7 @@ pub(crate) use payload::{checksum, group_ends, payload, payload_again};
 pub(crate) use prepare::{choose, directory};
 pub(crate) use recover::{Recovered, Verdict, append_more, recover};
 pub(crate) use resume::EXTRA_RECORDS;
+pub(crate) use storage::{Careless, Neglect};
 pub(crate) use workload::write_through;
 
 use crate::{EXIT_BAD, complain};

@@ -1,6 +1,5 @@
-//! [`Careless`]: a directory that leaves out syncs, to see whether that is found.
+//! [`Careless`]: a directory with a fault, to see whether that is found.
 
-use super::Broken;
 use aligned::Alignment;
 use std::{io, path::PathBuf, time::Duration};
 use wal::io::{
@@ -8,23 +7,34 @@ use wal::io::{
     Word,
 };
 
-/// A [`Directory`] with one fault planted.
+/// What a [`Careless`] directory does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Neglect {
+    /// It is never synced.
+    DirectorySyncs,
+    /// Its files never are.
+    FileSyncs,
+    /// Zeros are read where the disk answers an error.
+    ReadErrors,
+}
+
+/// A [`Directory`], perhaps with one fault planted.
 #[derive(Debug)]
-pub(super) struct Careless {
-    pub(super) inner: Directory,
-    pub(super) broken: Broken,
+pub(crate) struct Careless {
+    pub(crate) inner: Directory,
+    pub(crate) neglects: Option<Neglect>,
 }
 
 /// A file of a [`Careless`] directory.
 #[derive(Debug)]
-pub(super) struct CarelessFile {
+pub(crate) struct CarelessFile {
     inner: DirectoryFile,
-    syncs: bool,
+    neglects: Option<Neglect>,
 }
 
 impl Careless {
     fn file(&self, inner: DirectoryFile) -> CarelessFile {
-        CarelessFile { inner, syncs: self.broken != Broken::LazyFiles }
+        CarelessFile { inner, neglects: self.neglects }
     }
 }
 
@@ -61,7 +71,10 @@ impl Storage for Careless {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        if self.broken == Broken::LazyDirectory { Ok(()) } else { self.inner.sync_dir() }
+        match self.neglects {
+            Some(Neglect::DirectorySyncs) => Ok(()),
+            _ => self.inner.sync_dir(),
+        }
     }
 
     fn alignment(&self) -> Alignment {
@@ -121,7 +134,13 @@ impl Host for Careless {
 
 impl File for CarelessFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.inner.read_at(buffer, offset)
+        match self.inner.read_at(buffer, offset) {
+            Err(_) if self.neglects == Some(Neglect::ReadErrors) => {
+                buffer.fill(0);
+                Ok(buffer.len())
+            }
+            answer => answer,
+        }
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -129,15 +148,17 @@ impl File for CarelessFile {
     }
 
     fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if self.syncs {
-            self.inner.write_durable_at(bytes, offset)
-        } else {
-            self.inner.write_at(bytes, offset)
+        match self.neglects {
+            Some(Neglect::FileSyncs) => self.inner.write_at(bytes, offset),
+            _ => self.inner.write_durable_at(bytes, offset),
         }
     }
 
     fn sync(&self) -> io::Result<()> {
-        if self.syncs { self.inner.sync() } else { Ok(()) }
+        match self.neglects {
+            Some(Neglect::FileSyncs) => Ok(()),
+            _ => self.inner.sync(),
+        }
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {

@@ -14,7 +14,7 @@ use super::{
     Broken, WriteArguments, group_ends, open_patiently, payload,
     prepare::{Marks, choose, directory},
     recover::number_of,
-    storage::Careless,
+    storage::{Careless, Neglect},
 };
 use crate::random::{Random, mix};
 use std::{
@@ -45,15 +45,17 @@ const KEPT_GROUPS: usize = 24;
 pub(super) fn write(arguments: &WriteArguments) -> io::Result<()> {
     let WriteArguments { dir, method, broken, .. } = arguments;
     choose(dir, *method)?;
-    match broken {
-        Some(broken @ (Broken::LazyDirectory | Broken::LazyFiles)) => {
-            let broken = *broken;
-            let storage = || Ok(Careless { inner: directory(dir, *method)?, broken });
+    let neglects = match broken {
+        Some(Broken::LazyDirectory) => Some(Neglect::DirectorySyncs),
+        Some(Broken::LazyFiles) => Some(Neglect::FileSyncs),
+        Some(Broken::EarlyAck) | None => None,
+    };
+    match neglects {
+        Some(_) => {
+            let storage = || Ok(Careless { inner: directory(dir, *method)?, neglects });
             Workload::new(arguments, storage)?.run()
         }
-        Some(Broken::EarlyAck) | None => {
-            Workload::new(arguments, || directory(dir, *method))?.run()
-        }
+        None => Workload::new(arguments, || directory(dir, *method))?.run(),
     }
 }
 

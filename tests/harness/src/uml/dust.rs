@@ -16,13 +16,12 @@ use super::{
     inside::Arguments,
     layout::{BLOCK_BYTES, Slot},
     mapped::Mapped,
-    swallow::{ReadErrors, Swallowing},
     work::Work,
 };
 use crate::{
     errors::Ledger,
     record::FileSystem,
-    subject::{checksum, payload},
+    subject::{Careless, Neglect, checksum, payload},
 };
 use rustix::fs::{Advice, fadvise, syncfs};
 use serde_json::{Value, json};
@@ -101,7 +100,7 @@ enum Opened {
 struct Scene<'a> {
     work: &'a Work,
     mapped: &'a Mapped,
-    errors: ReadErrors,
+    neglects: Option<Neglect>,
     /// How often which answer came.
     answers: BTreeMap<String, u64>,
 }
@@ -123,11 +122,8 @@ pub(super) fn inside(arguments: &Arguments, mapped: &Mapped) -> Result<Value, St
         let work = Work::new(path, method, arguments.write.seed, RECORDS)
             .with_segment_bytes(SEGMENT_BYTES);
         write(&work, ending)?;
-        let errors = match arguments.swallow_read_errors {
-            true => ReadErrors::Swallowed,
-            false => ReadErrors::Answered,
-        };
-        let mut scene = Scene { work: &work, mapped, errors, answers: BTreeMap::new() };
+        let neglects = arguments.swallow_read_errors.then_some(Neglect::ReadErrors);
+        let mut scene = Scene { work: &work, mapped, neglects, answers: BTreeMap::new() };
         found.push(scene.check(ending)?);
     }
     mapped.unmount()?;
@@ -282,8 +278,8 @@ impl Scene<'_> {
         self.work.check_recovered(ledger)
     }
 
-    fn storage(&self) -> Swallowing {
-        Swallowing { inner: Directory::new(self.work.path()), errors: self.errors }
+    fn storage(&self) -> Careless {
+        Careless { inner: Directory::new(self.work.path()), neglects: self.neglects }
     }
 
     fn open(&self, policy: UnreadableTail) -> Result<Opened, Stop> {

@@ -23,7 +23,6 @@ mod kernel;
 mod layout;
 mod mapped;
 mod replay;
-mod swallow;
 mod work;
 
 pub(crate) use inside::{Arguments as InsideArguments, run as run_inside};
