@@ -377,6 +377,47 @@ fn append_after_a_checkpoint_is_not_answered_by_an_older_failure() {
     wal.close().unwrap();
 }
 
+/// The same, and nobody waits for the segment that is being tried: a call that may not block asked for it,
+/// and went away. Its failure is not the answer to whoever comes after the checkpoint, blocking or not.
+#[test]
+fn a_try_from_before_the_checkpoint_answers_nobody_after_it() {
+    for blocks in [true, false] {
+        let spy = Spy::new(Memory::with_capacity(200 << 10));
+        let (_, wal, _) = open(&small(), &spy).unwrap();
+        let mut last = append(&wal, b"first").0;
+        while let Ok(ticket) = wal.append(&payload(1, 3000)) {
+            last = ticket.wait().unwrap().get();
+        }
+        spy.hold(Verb::Create);
+        assert!(wal.try_append(&payload(1, 3000)).is_err(), "there is no room yet");
+        while !spy.is_holding() {
+            thread::yield_now();
+        }
+        wal.checkpoint(Lsn::new(last), b"").unwrap().wait().unwrap();
+        let late = thread::scope(|scope| {
+            let waits = || wal.stats().segment_waits;
+            let before = waits();
+            let late = scope.spawn(|| match blocks {
+                true => wal.append(b"late").map(drop),
+                false => loop {
+                    match wal.try_append(b"late") {
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
+                        answer => break answer.map(drop),
+                    }
+                },
+            });
+            // One of the two is asleep, and the other is told what the last try came to.
+            while blocks && waits() == before && !late.is_finished() {
+                thread::yield_now();
+            }
+            spy.let_go();
+            late.join().unwrap()
+        });
+        assert!(late.is_ok(), "two segments are free: {late:?}");
+        wal.close().unwrap();
+    }
+}
+
 /// The replay of a log on a full disk reads ahead on threads of its own, and on a busy machine one
 /// of them has not even started when the replay is over. It holds the segments that it would have
 /// read: freed by a checkpoint, they must be room for the next append, and not pinned by nobody's

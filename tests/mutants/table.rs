@@ -87,6 +87,11 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "buffers come back and nobody is told",
     ),
     end_to_end(
+        "old-refusal-believed",
+        "input::a_try_from_before_the_checkpoint_answers_nobody_after_it",
+        "a full disk's refusal outlives the checkpoint that freed room",
+    ),
+    end_to_end(
         "batch-without-bonds",
         "records::batches_do_not_interleave",
         "the records of a batch do not know of each other",

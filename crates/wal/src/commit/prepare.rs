@@ -30,6 +30,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 enum Task<S: Storage> {
     /// Make segment `sequence`, in a free slot if there is one.
     Prepare {
+        attempt: u64,
         sequence: u64,
         free: Option<FreeSlot<S::File>>,
         number: u32,
@@ -73,9 +74,9 @@ impl<S: Storage> Engine<S> {
                     drop(lease);
                     self.storage.wait(&self.preparer, seen, time);
                 }
-                Task::Prepare { sequence, free, number } => {
+                Task::Prepare { attempt, sequence, free, number } => {
                     let made = self.prepare(sequence, free, number);
-                    self.publish(number, made);
+                    self.publish(attempt, number, made);
                 }
                 Task::GiveBack(free) => self.give_back(&free),
             }
@@ -85,14 +86,12 @@ impl<S: Storage> Engine<S> {
     /// Waits until there is a next segment, or the preparer says why there is none.
     pub(super) fn wait_for_segment(self: &Arc<Self>) -> Result<()> {
         let mut core = self.core.lock();
-        let failures = core.segments.preparer.failures;
+        let attempts = core.segments.preparer.attempts;
         while core.segments.successor.is_none() {
             self.check_waitable(&core)?;
-            match &core.segments.preparer.failed {
-                Some(error) if core.segments.preparer.failures > failures => {
-                    return Err(error.clone());
-                }
-                _ => self.want_segment(&mut core)?,
+            match core.segments.preparer.refusal_after(attempts) {
+                Some(error) => return Err(error.clone()),
+                None => self.want_segment(&mut core)?,
             }
             let seen = self.room.read();
             drop(core);
@@ -130,7 +129,9 @@ impl<S: Storage> Engine<S> {
                 segments.next_slot_number = number.saturating_add(1);
             }
             let sequence = segments.current().sequence + 1;
-            return Task::Prepare { sequence, free, number };
+            segments.preparer.attempts += 1;
+            let attempt = segments.preparer.attempts;
+            return Task::Prepare { attempt, sequence, free, number };
         }
         let spare = to_u64(segments.free.len()) * self.identity.segment_bytes;
         if spare <= self.settings.spare_bytes_max {
@@ -257,7 +258,7 @@ impl<S: Storage> Engine<S> {
     /// Hands the prepared segment to the writer, or its failure to those who wait for it. No space is
     /// harmless, and so is any other shortage, for no append depends on the slot yet. Anything else
     /// latches.
-    fn publish(&self, number: u32, made: Result<Made<S>, Failed<S>>) {
+    fn publish(&self, attempt: u64, number: u32, made: Result<Made<S>, Failed<S>>) {
         let mut core = self.core.lock();
         core.segments.preparer.urgent = false;
         match made {
@@ -272,7 +273,7 @@ impl<S: Storage> Engine<S> {
             }
             // Left by an attempt that could not clean up after itself.
             Err(Failed { error, .. }) if is_in_the_way(&error) => {
-                core.segments.preparer.refuse(error, self.storage.now());
+                core.segments.preparer.refuse(attempt, error, self.storage.now());
             }
             Err(Failed { error, slot }) if is_shortage(&error) => {
                 // A number whose slot was cleaned away is used again.
@@ -280,7 +281,7 @@ impl<S: Storage> Engine<S> {
                     core.segments.next_slot_number = number;
                 }
                 core.segments.free.splice(0..0, slot);
-                core.segments.preparer.refuse(error, self.storage.now());
+                core.segments.preparer.refuse(attempt, error, self.storage.now());
             }
             Err(Failed { error, .. }) => {
                 self.latch(core, error);

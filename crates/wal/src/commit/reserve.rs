@@ -37,8 +37,8 @@ pub(super) enum Class {
 #[derive(Debug, Default)]
 pub(crate) struct RoomWait {
     place: Option<u64>,
-    /// How many preparations had failed when this append first needed one.
-    failures: Option<u64>,
+    /// How many attempts at a segment had been begun when this append first needed one.
+    attempts: Option<u64>,
     own: Own,
 }
 
@@ -399,10 +399,11 @@ impl<S: Storage> Engine<S> {
         core: &mut MutexGuard<'_, Core<S>>,
         wait: &mut RoomWait,
     ) -> Result<Result<u64, Short>> {
-        let failures = *wait.failures.get_or_insert(core.segments.preparer.failures);
-        match &core.segments.preparer.failed {
-            Some(error) if core.segments.preparer.failures > failures => Err(error.clone()),
-            _ => Ok(Err(Short::Segment)),
+        let preparer = &core.segments.preparer;
+        let attempts = *wait.attempts.get_or_insert(preparer.attempts);
+        match preparer.refusal_after(attempts) {
+            Some(error) => Err(error.clone()),
+            None => Ok(Err(Short::Segment)),
         }
     }
 

@@ -90,9 +90,13 @@ pub(super) struct Segments<S: Storage> {
 #[derive(Debug, Default)]
 pub(super) struct Preparer {
     pub(super) running: bool,
-    /// How often a preparation failed for want of space.
-    pub(super) failures: u64,
-    /// The last such failure, until one succeeds.
+    /// How many attempts at a segment were begun.
+    pub(super) attempts: u64,
+    /// How many of them had been when room was last freed: what these find is out of date.
+    pub(super) outdated: u64,
+    /// Which one was refused last.
+    pub(super) refused: u64,
+    /// The last refusal for want of space, until an attempt succeeds or room is freed.
     pub(super) failed: Option<Error>,
     /// When that was.
     pub(super) refused_at: Duration,
@@ -101,11 +105,25 @@ pub(super) struct Preparer {
 }
 
 impl Preparer {
-    /// A preparation failed, harmlessly: those who wait for it hear of `error`.
-    pub(super) fn refuse(&mut self, error: Error, now: Duration) {
+    /// Attempt `attempt` failed, harmlessly: those who waited for a segment before it began hear of `error`.
+    pub(super) fn refuse(&mut self, attempt: u64, error: Error, now: Duration) {
+        if attempt <= self.outdated && !planted!("old-refusal-believed") {
+            return;
+        }
         self.failed = Some(error);
         self.refused_at = now;
-        self.failures += 1;
+        self.refused = attempt;
+    }
+
+    /// Why there is no segment, for somebody who has needed one since `attempts` had been begun.
+    pub(super) fn refusal_after(&self, attempts: u64) -> Option<&Error> {
+        self.failed.as_ref().filter(|_| self.refused > attempts)
+    }
+
+    /// Room was freed: a refusal from before says nothing about now.
+    fn outdate(&mut self) {
+        self.outdated = self.attempts;
+        self.failed = None;
     }
 }
 
@@ -126,6 +144,7 @@ impl<S: Storage> Segments<S> {
         while self.frees(start_mark, segment_bytes) {
             if let Some(released) = self.live.pop_front() {
                 self.free.push(FreeSlot::released(released.slot));
+                self.preparer.outdate();
             }
         }
     }

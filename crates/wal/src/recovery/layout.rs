@@ -112,14 +112,23 @@ impl<S: Storage> Planner<'_, S> {
                         self.check_header_age(surveyed, header)?;
                     }
                 }
-                // Only what is older than all that is there may have been released. And a frame that is
-                // merely torn has taken nothing along: what it restates was durable elsewhere.
+                // Only what is older than all that is there may have been released.
                 let is_oldest = needed.first().is_none_or(|first| *first > sequence);
                 if let Some((segment, offset, found)) = scan.lost_frame().filter(|_| is_oldest) {
                     return Err(self.unknown_beginning(segment, offset, found));
                 }
                 match self.place_others(survey) {
-                    Ok(()) => Err(self.missing(sequence, survey)),
+                    // A frame that was merely torn has taken nothing along: what it restates was durable
+                    // elsewhere. But it may have been durable and the last, with a checkpoint in it.
+                    Ok(()) => {
+                        let missing = self.missing(sequence, survey);
+                        Err(match scan.torn_frame().filter(|_| is_oldest) {
+                            None => missing,
+                            Some((segment, offset, found)) => missing.with_source(
+                                io::Error::other(self.unknown_beginning(segment, offset, found)),
+                            ),
+                        })
+                    }
                     // A slot that may be the one that is missing cannot be read.
                     Err(error) if error.kind() == ErrorKind::Io => {
                         Err(self.missing(sequence, survey).with_source(io::Error::other(error)))

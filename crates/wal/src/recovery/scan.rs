@@ -411,26 +411,39 @@ impl<F: File> Scan<F> {
         further.next()
     }
 
-    /// The frame at the tail, or the first one of the segment after it, if it is bad and no torn write: the
-    /// device does not show it, or a later frame says that it was durable. In which segment, where it is bad,
-    /// and how.
+    /// The frame at the tail, or the first one of the segment after it, if it is bad and no torn write: it cannot
+    /// be read, or a later frame says that it was durable. In which segment, where it is bad, and how.
     pub(crate) fn lost_frame(&self) -> Option<(&Segment<F>, u64, &Found)> {
         let tail = self.tail();
-        let is_next = |scan: &&SegmentScan<F>| {
-            scan.segment.sequence > tail.segment.sequence && scan.first.is_none()
+        let sequence = tail.segment.sequence.saturating_add(1);
+        let is_next = |scan: &&SegmentScan<F>| scan.segment.sequence == sequence;
+        let next = self.beyond.first().filter(is_next).filter(|scan| scan.first.is_none());
+        let was_durable = |scan: &SegmentScan<F>| match self.proof() {
+            Some(Proof::Mark(frame)) => frame.durable_mark > scan.stop.lsn,
+            Some(Proof::Successor(_)) => scan.segment.sequence == tail.segment.sequence,
+            None => false,
         };
-        let is_bad = |scan: &&SegmentScan<F>| {
-            let kinds = [StopKind::Unreadable, StopKind::TornHeader, StopKind::TornRecords];
-            kinds.contains(&scan.stop.kind)
+        let is_lost = |scan: &&SegmentScan<F>| match scan.stop.kind {
+            StopKind::Full => false,
+            StopKind::Unreadable => true,
+            _ => was_durable(scan),
         };
-        let scan = std::iter::once(tail).chain(self.beyond.iter().find(is_next)).find(is_bad)?;
-        let was_durable = || matches!(self.proof(), Some(Proof::Mark(frame)) if frame.durable_mark > scan.stop.lsn);
-        match (&scan.stop.found, &scan.unreadable) {
-            (found @ Found::Error(_), Some((offset, _))) => Some((&scan.segment, *offset, found)),
-            (found @ Found::Error(_), None) => Some((&scan.segment, scan.stop.offset, found)),
-            (found, _) if was_durable() => Some((&scan.segment, scan.stop.offset, found)),
-            _ => None,
-        }
+        // What is no frame at all may be room that the log left when it went on in the next segment.
+        let is_frame = self.torn_frame().is_some() || tail.stop.kind == StopKind::Unreadable;
+        let here = || Some(tail).filter(is_lost);
+        let scan = here().filter(|_| is_frame).or_else(|| next.filter(is_lost)).or_else(here)?;
+        let offset = match (&scan.stop.found, &scan.unreadable) {
+            (Found::Error(_), Some((offset, _))) => *offset,
+            _ => scan.stop.offset,
+        };
+        Some((&scan.segment, offset, &scan.stop.found))
+    }
+
+    /// The frame at the tail, if it is torn, or durable and rotten since: nothing tells.
+    pub(crate) fn torn_frame(&self) -> Option<(&Segment<F>, u64, &Found)> {
+        let SegmentScan { segment, stop, .. } = self.tail();
+        let is_torn = matches!(stop.kind, StopKind::TornHeader | StopKind::TornRecords);
+        is_torn.then_some((segment, stop.offset, &stop.found))
     }
 
     /// A frame of a later version at the tail or further on, that is not older than the last one that

@@ -5,9 +5,14 @@ use crate::{
     ErrorKind, Lsn, Result,
     io::{Access, File, Memory, Storage},
     options::Options,
+    read_only::SegmentInfo,
     recovery::flaky::Flaky,
 };
 use aligned::Buffer;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 /// Segments that are long enough are read ahead by other threads, in large pieces. A bad block in one of them
 /// is found at its place, with the device's error, as if each frame had been asked for alone; and the frames
@@ -121,25 +126,71 @@ fn whichever_block_is_bad_the_refusal_names_it() {
 }
 
 /// The same where the frame with the latest checkpoint is rotten, and the device says nothing: the frame is what
-/// is named, and not the segments that were released.
+/// is named, and not the segments that were released. Whichever byte it is, and also where the whole write was
+/// lost or went elsewhere.
 #[test]
 fn a_rotten_frame_with_the_latest_checkpoint_is_named() {
     let (memory, options, _) = log_of_many_segments();
-    let storage = Flaky::new(memory.clone());
-    let log = options.open_read_only_in(storage).unwrap().segments().unwrap();
-    let tail = log.iter().filter(|slot| slot.frames > 0).max_by_key(|slot| slot.sequence).unwrap();
+    let tail = last_used_slot(&options, &memory);
     let file = memory.open(&tail.file, Access::ReadWrite).unwrap();
+    let mut sound = Buffer::zeroed(memory.alignment(), 4096).unwrap();
     let mut block = Buffer::zeroed(memory.alignment(), 4096).unwrap();
-    for at in [70, 20] {
-        file.read_at(block.as_mut_slice(), 4096).unwrap();
-        block.as_mut_slice()[at] ^= 1;
+    file.read_at(sound.as_mut_slice(), 4096).unwrap();
+    let flips = (0..80).map(|at| [at..at + 1, 0..0]);
+    for (rot, zeros) in flips.chain([[0..0, 0..64], [0..0, 0..4096]]).map(<(_, _)>::from) {
+        block.as_mut_slice().copy_from_slice(sound.as_mut_slice());
+        block.as_mut_slice()[rot.clone()].iter_mut().for_each(|byte| *byte ^= 1);
+        block.as_mut_slice()[zeros.clone()].fill(0);
         file.write_at(block.as_mut_slice(), 4096).unwrap();
         let error = replay_all(&options, memory.clone()).unwrap_err();
-        assert_eq!((error.kind(), error.segment()), (ErrorKind::Corrupt, tail.sequence), "{error}");
-        assert_eq!(error.offset(), Some(4096), "{error}");
-        block.as_mut_slice()[at] ^= 1;
-        file.write_at(block.as_mut_slice(), 4096).unwrap();
+        let story = format!("bytes {rot:?} flipped, {zeros:?} zero: {error:?}");
+        assert_eq!((error.kind(), error.segment()), (ErrorKind::Corrupt, tail.sequence), "{story}");
+        assert_eq!(error.offset(), Some(4096), "{story}");
     }
+}
+
+/// The same, and the process died at once, the segments that the checkpoint released given back already: no
+/// later frame says that the rotten one was durable. It may have been the last, or the segments are lost.
+/// The refusal has both.
+#[test]
+fn a_rotten_checkpoint_with_nothing_after_it_is_named_beside_what_is_missing() {
+    let memory = Memory::new();
+    let options = Options::new().segment_bytes(64 << 10).frame_bytes(16 << 10).pool_bytes(64 << 10);
+    let options = options.spare_bytes_max(0).confirm_after(Duration::from_secs(3600));
+    let mut replay = options.open_in(memory.clone()).unwrap();
+    assert!(replay.next().unwrap().is_none());
+    let (wal, _) = replay.finish().unwrap();
+    let mut last = Lsn::ZERO;
+    while last.get() < 6 * (64 << 10) {
+        last = wal.append(&[7; 5000]).unwrap().wait().unwrap();
+    }
+    let checkpoint = wal.checkpoint(last, b"").unwrap().wait().unwrap();
+    let slots = || memory.list().unwrap().iter().filter(|name| name.starts_with("slot-")).count();
+    let start = Instant::now();
+    while slots() > 2 {
+        assert!(start.elapsed() < Duration::from_secs(60), "the segments are given back");
+        thread::yield_now();
+    }
+    drop(wal);
+    let tail = last_used_slot(&options, &memory);
+    let file = memory.open(&tail.file, Access::ReadWrite).unwrap();
+    let at = checkpoint.get() % (64 << 10) / 4096 * 4096;
+    let mut block = Buffer::zeroed(memory.alignment(), 4096).unwrap();
+    file.read_at(block.as_mut_slice(), at).unwrap();
+    block.as_mut_slice()[70] ^= 1;
+    file.write_at(block.as_mut_slice(), at).unwrap();
+    let error = replay_all(&options, memory.clone()).unwrap_err();
+    assert_eq!((error.kind(), error.segment()), (ErrorKind::Corrupt, Some(0)), "{error:?}");
+    assert!(error.to_string().contains("a segment is missing"), "{error}");
+    let source = std::error::Error::source(&error).expect("what else it may be").to_string();
+    assert!(source.contains("may say where the log begins"), "{source}");
+    assert!(source.contains(&tail.file), "{source}");
+}
+
+/// The slot that the log's end is in.
+fn last_used_slot(options: &Options, memory: &Memory) -> SegmentInfo {
+    let log = options.open_read_only_in(memory.clone()).unwrap().segments().unwrap();
+    log.into_iter().filter(|slot| slot.frames > 0).max_by_key(|slot| slot.sequence).unwrap()
 }
 
 /// A segment in the middle is gone, and a slot that is free cannot be read, nor a block behind the tail: what is
