@@ -404,11 +404,9 @@ impl<F: File> Scan<F> {
             // It refused once, and somewhere in the frame.
             return Some((&tail.segment, tail.stop.offset, error));
         }
-        let further = std::iter::once(self.tail()).chain(&self.beyond);
-        let mut further = further.filter_map(|scan| {
+        std::iter::once(tail).chain(&self.beyond).find_map(|scan| {
             scan.unreadable.as_ref().map(|(offset, error)| (&scan.segment, *offset, error))
-        });
-        further.next()
+        })
     }
 
     /// The frame at the tail, or the first one of the segment after it, if it is bad and no torn write: it cannot
@@ -416,8 +414,8 @@ impl<F: File> Scan<F> {
     pub(crate) fn lost_frame(&self) -> Option<(&Segment<F>, u64, &Found)> {
         let tail = self.tail();
         let sequence = tail.segment.sequence.saturating_add(1);
-        let is_next = |scan: &&SegmentScan<F>| scan.segment.sequence == sequence;
-        let next = self.beyond.first().filter(is_next).filter(|scan| scan.first.is_none());
+        let next = self.beyond.first().filter(|scan| scan.segment.sequence == sequence);
+        let next = next.filter(|scan| scan.first.is_none());
         let was_durable = |scan: &SegmentScan<F>| match self.proof() {
             Some(Proof::Mark(frame)) => frame.durable_mark > scan.stop.lsn,
             Some(Proof::Successor(_)) => scan.segment.sequence == tail.segment.sequence,
