@@ -57,6 +57,19 @@ fn a_round_of_one_layer() {
 }
 
 #[test]
+fn two_layers_side_by_side() {
+    let chosen = ["--only", "recorded-ext4,recorded-xfs", "--jobs", "2"];
+    let Some((output, lines, summary)) = soak(&chosen) else { return };
+    assert_eq!(output.status.code(), Some(0), "{lines:#?}");
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+    let mut names: Vec<_> = lines[..2].iter().map(|line| line["layer"].as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, [Some("recorded-ext4"), Some("recorded-xfs")]);
+    assert!(lines[..2].iter().all(|line| line["verdict"] == "pass"), "{lines:#?}");
+    assert!(summary.contains("| layers side by side | 2 at most |"), "{summary}");
+}
+
+#[test]
 fn the_first_failure_ends_it() {
     let planted = ["--only", "recorded-ext4,errors", "--acknowledge-early"];
     let Some((output, lines, summary)) = soak(&planted) else { return };
@@ -68,6 +81,9 @@ fn the_first_failure_ends_it() {
     assert!(lines[0]["failure"].as_str().unwrap().contains("wal-harness replay"), "{lines:#?}");
     assert_eq!(lines[1]["ok"], false);
     assert!(summary.contains("| runs that failed | 1 |"), "{summary}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    let last = told.lines().last().unwrap();
+    assert!(last.contains("again: ") && last.ends_with(r#""--seed" "7""#), "{told}");
 }
 
 #[test]

@@ -8,6 +8,10 @@ pub(super) type Counts = BTreeMap<&'static str, u64>;
 
 pub(super) const STATES: &str = "states";
 pub(super) const AGAIN: &str = "states of recoveries";
+pub(super) const TORN: &str = "torn";
+pub(super) const ACKNOWLEDGED: &str = "acknowledged";
+pub(super) const CASES: &str = "cases";
+pub(super) const PLANTED: &str = "planted bugs found";
 pub(super) const EXECUTIONS: &str = "executions";
 pub(super) const PROCESSES: &str = "processes killed";
 pub(super) const KERNELS: &str = "kernels killed";
@@ -50,20 +54,20 @@ impl Kind {
             Self::Recorded => &[
                 (STATES, Path("/states")),
                 (AGAIN, Path("/again_states")),
-                ("torn", Path("/torn")),
+                (TORN, Path("/torn")),
                 ("logs with something to cut", Path("/cut")),
                 (LOST, Path("/lost")),
                 (PHANTOM, Path("/phantom")),
             ],
             Self::Killed => &[
-                ("acknowledged", Path("/acked")),
+                (ACKNOWLEDGED, Path("/acked")),
                 (PROCESSES, Path("/kills")),
                 ("torn tails", Path("/torn_tails")),
                 (LOST, Path("/lost")),
                 (PHANTOM, Path("/phantom")),
             ],
-            Self::Errors => &[("cases", Passes), (PROCESSES, Path("/found/kills"))],
-            Self::Kernels => &[(KERNELS, Passes), ("acknowledged", Path("/found/acknowledged"))],
+            Self::Errors => &[(CASES, Passes), (PROCESSES, Path("/found/kills"))],
+            Self::Kernels => &[(KERNELS, Passes), (ACKNOWLEDGED, Path("/found/acknowledged"))],
             Self::Writes => &[
                 (STATES, Path("/found/states")),
                 ("flushes", Path("/found/flushes")),
@@ -73,7 +77,7 @@ impl Kind {
                 &[(SCHEDULES, Before("random schedules")), (SCHEDULES, Before("ranked ones"))]
             }
             Self::Fuzzed => &[(EXECUTIONS, Before("runs in"))],
-            Self::Planted => &[("planted bugs found", Before("of "))],
+            Self::Planted => &[(PLANTED, Before("of "))],
         }
     }
 

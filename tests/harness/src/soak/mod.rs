@@ -1,17 +1,20 @@
 /*!
 `wal-harness soak`: every layer in turn, with fresh seeds, for hours.
 
-A round goes through all layers that this machine can run ([`layers`]); what is missing is said, loudly.
-The journal gets a line of JSON for each run: what was run, with which seed, what it covered ([`answer`]),
-how it ended. The first failure ends the soak, with the command that shows it again. In the end, and after
-each run in case there is none, [`summary`] tells what was covered.
+A round goes through all layers that this machine can run ([`layers`]), as many side by side as it is told
+([`rotation`]); what is missing is said, loudly. The journal gets a line of JSON for each run when it ends:
+what was run, with which seed, what it covered ([`answer`]), how it ended. The first failure ends the soak:
+what runs beside it is told to end, and the last line is the command that shows it again. In the end, and
+after each run in case there is none, [`summary`] tells what was covered.
 
 Everything is built before the clock starts, and the same programs run to the end, whatever becomes of
 the source meanwhile.
 */
 
 mod answer;
+mod child;
 mod layers;
+mod rotation;
 mod summary;
 
 use crate::{
@@ -19,30 +22,23 @@ use crate::{
     machine::{interruption, run_program},
     skip,
 };
+use child::{Finished, PAUSE, RUN_MAX, Running, Told};
 use layers::{Layer, Ready};
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
+use rotation::{Next, Rotation};
 use serde_json::{Value, json};
 use std::{
     env,
     fs::{self, File, OpenOptions},
-    io::{self, Read as _, Seek as _, Write as _},
-    os::unix::process::CommandExt as _,
+    io::{self, Write as _},
+    mem,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, ExitStatus, Stdio},
+    process::{Command, ExitCode, ExitStatus},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant, SystemTime},
 };
 use summary::{End, Scene, Tally};
-
-/// A run that is not done by then hangs.
-const RUN_MAX: Duration = Duration::from_secs(3600);
-
-/// How long a run that was interrupted may take to give back what it has.
-const LEAVE_MAX: Duration = Duration::from_secs(30);
 
 /// How many lines of a failed run are told.
 const LINES_MAX: usize = 40;
@@ -53,6 +49,9 @@ pub(crate) struct Arguments {
     /// How long, in hours; the first round is finished, however long it takes
     #[arg(long, value_name = "N", default_value_t = 1.0)]
     hours: f64,
+    /// How many layers run side by side
+    #[arg(long, value_name = "N", default_value = "1")]
+    jobs: NonZeroUsize,
     /// Only these layers
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
@@ -106,6 +105,7 @@ pub(crate) struct Effort {
 }
 
 /// One run of a layer.
+#[derive(Debug)]
 struct Run {
     layer: String,
     seed: u64,
@@ -119,6 +119,7 @@ enum Outcome {
     Passed,
     /// With its last words.
     Failed(String),
+    /// It was told to end.
     Interrupted,
 }
 
@@ -154,7 +155,7 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
         now.map_or(1, |now| now.as_secs())
     });
     // Before the journal is there, which would be one more file in the tree.
-    let scene = Scene::look(&root, seed, left_out)?;
+    let scene = Scene::look(&root, seed, arguments.jobs, left_out)?;
     let mut ready = Vec::new();
     for layer in chosen.iter().filter(|layer| layer.missing.is_none()) {
         ready.push(layer.build(&root)?);
@@ -176,7 +177,9 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
         summary: arguments.summary.as_deref(),
         scene,
         tally: Tally::default(),
+        failed: Vec::new(),
         interrupted: &interrupted,
+        jobs: arguments.jobs,
     };
     let hours = Duration::from_secs_f64(arguments.hours * 3600.0);
     let end = soak.rounds(hours, |round| {
@@ -210,7 +213,10 @@ struct Soak<'a> {
     summary: Option<&'a Path>,
     scene: Scene,
     tally: Tally,
+    /// The commands that failed, to be told last.
+    failed: Vec<String>,
     interrupted: &'a AtomicBool,
+    jobs: NonZeroUsize,
 }
 
 impl Soak<'_> {
@@ -218,50 +224,64 @@ impl Soak<'_> {
     fn rounds(
         &mut self,
         time: Duration,
-        mut plan: impl FnMut(u64) -> io::Result<Vec<Run>>,
+        plan: impl FnMut(u64) -> io::Result<Vec<Run>>,
     ) -> io::Result<End> {
         let start = Instant::now();
-        let mut round = 0;
-        let end = 'soak: loop {
-            for run in plan(round)? {
-                if round > 0 && start.elapsed() >= time {
-                    break 'soak End::TimeIsUp;
+        let mut rotation = Rotation::new(plan);
+        let mut running: Vec<Running> = Vec::new();
+        // Why nothing is begun any more.
+        let mut end = None;
+        loop {
+            if self.interrupted.load(Ordering::Relaxed) && end != Some(End::Failed) {
+                end = Some(End::Interrupted);
+            }
+            while end.is_none() && running.len() < self.jobs.get() {
+                let runs = |layer: &str| running.iter().any(|other| other.run.layer == layer);
+                match rotation.next(start.elapsed() >= time, runs)? {
+                    Next::Begin(round, run) => {
+                        self.tally.rounds = self.tally.rounds.max(round + 1);
+                        running.push(Running::begin(round, *run)?);
+                    }
+                    Next::Wait => break,
+                    Next::TimeIsUp => end = Some(End::TimeIsUp),
+                    Next::Nothing => end = Some(End::NothingLeft),
                 }
-                self.tally.rounds = round + 1;
-                let outcome = self.one(run)?;
+            }
+            let ended = take_ended(&mut running)?;
+            for (one, finished) in &ended {
+                match self.tell(one, finished)? {
+                    Outcome::Failed(_) => end = Some(End::Failed),
+                    Outcome::Passed | Outcome::Interrupted => {}
+                }
                 self.tally.seconds = start.elapsed().as_secs_f64();
                 self.summarise(End::StillRunning)?;
-                match outcome {
-                    Outcome::Passed => {}
-                    Outcome::Failed(_) => break 'soak End::Failed,
-                    Outcome::Interrupted => break 'soak End::Interrupted,
+            }
+            match end {
+                Some(end) if running.is_empty() => return self.end(end),
+                Some(End::Failed | End::Interrupted) => {
+                    running.iter_mut().for_each(|one| one.tell(Told::SoakEnds));
                 }
+                _ => {}
             }
-            round += 1;
-            if start.elapsed() >= time {
-                break End::TimeIsUp;
+            if ended.is_empty() {
+                thread::sleep(PAUSE);
             }
-        };
-        self.summarise(end)?;
-        let line = self.tally.json(end);
-        self.note(&line)?;
-        writeln!(io::stdout(), "{line}")?;
-        Ok(end)
+        }
     }
 
-    /// Runs one, and tells of it.
-    fn one(&mut self, run: Run) -> io::Result<Outcome> {
-        let Run { layer, seed, mut command, kind } = run;
+    /// Tells of one that has ended.
+    fn tell(&mut self, one: &Running, finished: &Finished) -> io::Result<Outcome> {
+        let Running { run: Run { layer, seed, command, kind }, round, .. } = one;
+        let Finished { status, seconds, out, errors } = finished;
         let text = format!("{command:?}");
-        let start = Instant::now();
-        let Finished { status, out, errors } = finish(&mut command, self.interrupted)?;
-        let seconds = start.elapsed().as_secs_f64();
-        let counts = kind.read(&out, &errors);
+        let counts = kind.read(out, errors);
         let outcome = match status {
-            Some(status) if status.success() && kind.is_covered(&counts) => Outcome::Passed,
-            Some(status) => Outcome::Failed(last_words(&out, &errors, status)),
-            None if self.interrupted.load(Ordering::Relaxed) => Outcome::Interrupted,
-            None => Outcome::Failed(format!("no end in {RUN_MAX:?}")),
+            // What was interrupted from outside while it ended is no witness either.
+            _ if self.interrupted.load(Ordering::Relaxed) => Outcome::Interrupted,
+            Ok(status) if status.success() && kind.is_covered(&counts) => Outcome::Passed,
+            Ok(status) => Outcome::Failed(last_words(out, errors, *status)),
+            Err(Told::Hangs) => Outcome::Failed(format!("no end in {RUN_MAX:?}")),
+            Err(Told::SoakEnds) => Outcome::Interrupted,
         };
         for line in errors.lines().filter(|line| line.starts_with("SKIPPED: ")) {
             if self.scene.leave_out(line.trim_start_matches("SKIPPED: ")) {
@@ -273,7 +293,6 @@ impl Soak<'_> {
             Outcome::Failed(words) => ("fail", Some(words)),
             Outcome::Interrupted => ("interrupted", None),
         };
-        let round = self.tally.rounds - 1;
         let told = summary::in_words(&counts);
         complain(format_args!(
             "soak: round {round}: {layer}, seed {seed}: {word}, {seconds:.1} s, {told}"
@@ -286,9 +305,21 @@ impl Soak<'_> {
         }))?;
         if let Some(failure) = failure {
             complain(format_args!("soak: {layer} failed in round {round}: {text}\n{failure}"));
+            self.failed.push(text);
         }
-        self.tally.add(&layer, seconds, counts, &outcome);
+        self.tally.add(layer, *seconds, counts, &outcome);
         Ok(outcome)
+    }
+
+    fn end(&mut self, end: End) -> io::Result<End> {
+        self.summarise(end)?;
+        let line = self.tally.json(end);
+        self.note(&line)?;
+        writeln!(io::stdout(), "{line}")?;
+        for command in &self.failed {
+            complain(format_args!("soak: to see it fail again: {command}"));
+        }
+        Ok(end)
     }
 
     /// One line, whole whatever comes after.
@@ -305,56 +336,16 @@ impl Soak<'_> {
     }
 }
 
-/// What a program said. Without a status it was killed, for it was interrupted or hung.
-struct Finished {
-    status: Option<ExitStatus>,
-    out: String,
-    errors: String,
-}
-
-fn finish(command: &mut Command, interrupted: &AtomicBool) -> io::Result<Finished> {
-    let (mut out, mut errors) = (tempfile::tempfile()?, tempfile::tempfile()?);
-    // A group of its own: an interruption from the terminal is for the soak, which passes it on.
-    command.process_group(0).stdin(Stdio::null());
-    command.stdout(out.try_clone()?).stderr(errors.try_clone()?);
-    let mut child = command.spawn()?;
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            // One that was told to end while it did is no witness.
-            break Some(status).filter(|_| !interrupted.load(Ordering::Relaxed));
+/// Takes those out that have ended.
+fn take_ended(running: &mut Vec<Running>) -> io::Result<Vec<(Running, Finished)>> {
+    let mut ended = Vec::new();
+    for mut one in mem::take(running) {
+        match one.poll()? {
+            Some(finished) => ended.push((one, finished)),
+            None => running.push(one),
         }
-        if interrupted.load(Ordering::Relaxed) || start.elapsed() > RUN_MAX {
-            end(&mut child)?;
-            break None;
-        }
-        thread::sleep(Duration::from_millis(5));
-    };
-    let mut text = [String::new(), String::new()];
-    for (file, text) in [&mut out, &mut errors].into_iter().zip(&mut text) {
-        let mut bytes = Vec::new();
-        file.rewind()?;
-        file.read_to_end(&mut bytes)?;
-        *text = String::from_utf8_lossy(&bytes).into_owned();
     }
-    let [out, errors] = text;
-    Ok(Finished { status, out, errors })
-}
-
-/// Asks it to end, and what it started; after a while it is not asked any more.
-fn end(child: &mut Child) -> io::Result<()> {
-    let group = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-    // Both may be gone already.
-    let _ = killpg(group, Signal::SIGINT);
-    let start = Instant::now();
-    while child.try_wait()?.is_none() {
-        if start.elapsed() > LEAVE_MAX {
-            let _ = killpg(group, Signal::SIGKILL);
-            child.wait()?;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
+    Ok(ended)
 }
 
 fn last_words(out: &str, errors: &str, status: ExitStatus) -> String {

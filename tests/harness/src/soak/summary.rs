@@ -2,11 +2,16 @@
 
 use super::{
     Outcome,
-    answer::{AGAIN, Counts, EXECUTIONS, KERNELS, LOST, PHANTOM, PROCESSES, SCHEDULES, STATES},
+    answer::{
+        ACKNOWLEDGED, AGAIN, CASES, Counts, EXECUTIONS, KERNELS, LOST, PHANTOM, PLANTED, PROCESSES,
+        SCHEDULES, STATES, TORN,
+    },
     run_program,
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, env, fmt::Write as _, fs, io, path::Path, thread};
+use std::{
+    collections::BTreeSet, env, fmt::Write as _, fs, io, num::NonZeroUsize, path::Path, thread,
+};
 
 /// How a soak ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +19,8 @@ pub(super) enum End {
     /// It has not.
     StillRunning,
     TimeIsUp,
+    /// What there is runs once.
+    NothingLeft,
     Interrupted,
     Failed,
 }
@@ -23,6 +30,7 @@ impl End {
         match self {
             Self::StillRunning => "it runs, or was killed",
             Self::TimeIsUp => "the time was up",
+            Self::NothingLeft => "nothing was left to run",
             Self::Interrupted => "it was interrupted",
             Self::Failed => "**a run failed**",
         }
@@ -40,11 +48,17 @@ pub(super) struct Scene {
     device: String,
     compiler: String,
     seed: u64,
+    jobs: NonZeroUsize,
     left_out: BTreeSet<String>,
 }
 
 impl Scene {
-    pub(super) fn look(root: &Path, seed: u64, left_out: Vec<String>) -> io::Result<Self> {
+    pub(super) fn look(
+        root: &Path,
+        seed: u64,
+        jobs: NonZeroUsize,
+        left_out: Vec<String>,
+    ) -> io::Result<Self> {
         let say = |program: &str, arguments: &[&str]| {
             run_program(program, arguments).unwrap_or_else(|_| "unknown".to_owned())
         };
@@ -68,6 +82,7 @@ impl Scene {
             device: device(&path),
             compiler: say("rustc", &["--version"]),
             seed,
+            jobs,
             left_out: left_out.into_iter().collect(),
         })
     }
@@ -161,10 +176,19 @@ pub(super) fn in_words(counts: &Counts) -> String {
     text.collect::<Vec<_>>().join(", ")
 }
 
+/// The whole of `docs/soak.md`.
 pub(super) fn markdown(scene: &Scene, tally: &Tally, end: End) -> String {
-    let mut text = String::from("# What a soak covered\n\n");
-    let Scene { command, begun, commit, kernel, processor, device, compiler, seed, left_out } =
-        scene;
+    let mut text = String::from(
+        "# What the last soak covered
+
+`wal-harness soak` runs each layer of [testing.md](testing.md) in turn, with fresh seeds each round, until the
+first failure or until the time is up. Only layers with runs below were part of it.
+
+",
+    );
+    totals(&mut text, tally);
+    let Scene { command, begun, commit, kernel, processor, device, compiler, .. } = scene;
+    let Scene { seed, jobs, left_out, .. } = scene;
     let rows = [
         ("command", format!("`wal-harness {command}`")),
         ("begun", begun.clone()),
@@ -174,18 +198,15 @@ pub(super) fn markdown(scene: &Scene, tally: &Tally, end: End) -> String {
         ("device of the tree", device.clone()),
         ("compiler", compiler.clone()),
         ("seeds", format!("{seed}, and one more each round")),
+        ("layers side by side", format!("{jobs} at most")),
         (
             "time",
             format!("{:.0} s, builds not counted; {} rounds begun", tally.seconds, tally.rounds),
         ),
         ("end", end.in_words().to_owned()),
     ];
-    text.push_str("| | |\n|---|---|\n");
-    for (name, what) in rows {
-        let _ = writeln!(text, "| {name} | {what} |");
-    }
-    text.push_str("\n## Totals\n\n");
-    totals(&mut text, tally);
+    text.push_str("\n## Where and how\n\n");
+    table(&mut text, rows);
     text.push_str("\n## Layers\n\n| layer | runs | failed | seconds | covered |\n");
     text.push_str("|---|---|---|---|---|\n");
     for Covered { name, runs, failures, seconds, counts } in &tally.layers {
@@ -204,41 +225,55 @@ pub(super) fn markdown(scene: &Scene, tally: &Tally, end: End) -> String {
 fn totals(text: &mut String, tally: &Tally) {
     let first = tally.total("recorded", STATES);
     let again = tally.total("recorded", AGAIN);
+    let of_all = |count| grouped(tally.total("", count));
+    let states = format!(
+        "{}: {}, and {} of recoveries that were crashed in turn",
+        grouped(first + again),
+        grouped(first),
+        grouped(again)
+    );
     let rows = [
-        ("simulated states", grouped(tally.total("simulated", STATES))),
-        (
-            "block-level states",
-            format!(
-                "{}: {}, and {} of recoveries that were crashed in turn",
-                grouped(first + again),
-                grouped(first),
-                grouped(again)
-            ),
-        ),
+        ("simulated crash states, with silent faults", grouped(tally.total("simulated", STATES))),
+        ("block-level states of ext4, xfs and btrfs", states),
+        ("of them torn inside a write", of_all(TORN)),
         (
             "durable points of a kernel's log of writes",
             grouped(tally.total("kernel-writes", STATES)),
         ),
-        ("schedules", grouped(tally.total("", SCHEDULES))),
-        ("processes killed", grouped(tally.total("", PROCESSES))),
-        ("kernels killed", grouped(tally.total("", KERNELS))),
-        ("lost records", grouped(tally.total("", LOST))),
+        ("records acknowledged to another process", of_all(ACKNOWLEDGED)),
+        ("processes killed", of_all(PROCESSES)),
+        ("kernels killed", of_all(KERNELS)),
+        ("schedules inside the engine", of_all(SCHEDULES)),
+        ("cases of errors", of_all(CASES)),
+        ("planted bugs found", of_all(PLANTED)),
+        ("executions of the fuzz targets, under ASan", executions(tally)),
+        ("lost records", of_all(LOST)),
         (
             "phantom records: never appended, or with other bytes (silent corruption)",
-            grouped(tally.total("", PHANTOM)),
+            of_all(PHANTOM),
         ),
         ("runs that failed", grouped(tally.failures())),
     ];
-    text.push_str("| | |\n|---|---|\n");
-    for layer in tally.layers.iter().filter(|layer| layer.counts.contains_key(EXECUTIONS)) {
+    table(text, rows);
+}
+
+/// By target.
+fn executions(tally: &Tally) -> String {
+    let of_layer = |layer: &Covered| {
         let Covered { name, seconds, counts, .. } = layer;
-        let name = name.trim_start_matches("fuzzed-");
-        let count = grouped(counts[EXECUTIONS]);
-        let _ =
-            writeln!(text, "| executions of fuzz target `{name}` | {count} in {seconds:.0} s |");
-    }
-    for (name, count) in rows {
-        let _ = writeln!(text, "| {name} | {count} |");
+        let count = grouped(*counts.get(EXECUTIONS)?);
+        Some(format!("`{}` {count} in {seconds:.0} s", name.trim_start_matches("fuzzed-")))
+    };
+    let mut targets: Vec<_> = tally.layers.iter().filter_map(of_layer).collect();
+    // Side by side they end in any order.
+    targets.sort_unstable();
+    if targets.is_empty() { "0".to_owned() } else { targets.join(", ") }
+}
+
+fn table<const N: usize>(text: &mut String, rows: [(&str, String); N]) {
+    text.push_str("| | |\n|---|---|\n");
+    for (name, what) in rows {
+        let _ = writeln!(text, "| {name} | {what} |");
     }
 }
 
