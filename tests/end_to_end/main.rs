@@ -8,6 +8,7 @@ mod callbacks;
 mod commit;
 mod cost;
 mod failure;
+mod full_disk;
 mod idle_and_busy;
 mod locking;
 mod reading_ahead;

@@ -88,7 +88,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     ),
     end_to_end(
         "old-refusal-believed",
-        "input::a_try_from_before_the_checkpoint_answers_nobody_after_it",
+        "full_disk::a_try_from_before_the_checkpoint_answers_nobody_after_it",
         "a full disk's refusal outlives the checkpoint that freed room",
     ),
     end_to_end(
