@@ -58,6 +58,9 @@ pub(crate) struct Policy {
     /// For a new log only, like the block and the time.
     pub(crate) segment_bytes: u64,
     pub(crate) block_bytes: u32,
+    /// Whether the block is what direct I/O is aligned to, where that is more. Nobody knows it before the
+    /// directory is there.
+    pub(crate) block_may_grow: bool,
     /// Seconds since 1970-01-01 UTC.
     pub(crate) created_at: u64,
     pub(crate) unreadable_is_torn: bool,
