@@ -233,7 +233,8 @@ impl Options {
     }
 
     /// Opens the log in directory `path` for reading only: without the lock, without writing,
-    /// without repairing, also while another process writes.
+    /// without repairing, also while another process writes. Its scan is read ahead of, as
+    /// [`Options::open`]'s is; what is looked up in it later is not.
     ///
     /// # Errors
     /// As [`Options::open`], without [`ErrorKind::Locked`].

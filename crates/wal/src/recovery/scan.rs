@@ -100,13 +100,14 @@ pub(crate) fn scan_segment<F: File>(
         match walker.next(&segment, end) {
             Step::Frame(frame) => scan.take(&frame)?,
             Step::End | Step::Limit => break,
+            Step::NoMemory(error) => return Err(error),
             Step::Stop(stop) => {
                 scan.stop = stop;
                 break;
             }
         }
     }
-    scan.look_further(walker, identity, origin);
+    scan.look_further(walker, identity, origin)?;
     Ok(scan)
 }
 
@@ -137,21 +138,24 @@ impl<F: File> SegmentScan<F> {
     }
 
     /// Looks at every block from the stop on.
-    fn look_further(&mut self, walker: &mut FrameWalker<F>, identity: &Identity, origin: Origin) {
+    fn look_further(
+        &mut self,
+        walker: &mut FrameWalker<F>,
+        identity: &Identity,
+        origin: Origin,
+    ) -> Result<()> {
         let is_over = self.stop.kind == StopKind::Blank && planted!("zeros-end-the-log");
         if self.stop.kind == StopKind::Full || is_over {
-            return;
+            return Ok(());
         }
         if origin == Origin::Zeroed {
-            self.ground = match walker.block(&self.segment, self.stop.offset) {
-                Ok(block) if !reading::is_zero(block) => Ground::Disturbed,
-                _ => Ground::Zeroed,
-            };
+            let block = walker.block(&self.segment, self.stop.offset)?;
+            self.ground = if reading::is_zero(block) { Ground::Zeroed } else { Ground::Disturbed };
         }
         let block_bytes = u64::from(identity.block_bytes);
         let mut offset = self.stop.offset;
         while offset < identity.segment_bytes {
-            let bytes = match walker.sight(&self.segment, offset) {
+            let bytes = match walker.sight(&self.segment, offset)? {
                 Sight::Nothing => block_bytes,
                 Sight::Unknown { fault, epoch } => {
                     self.unknown.push(Unknown { offset, epoch, fault });
@@ -168,6 +172,7 @@ impl<F: File> SegmentScan<F> {
             };
             offset = offset.saturating_add(bytes);
         }
+        Ok(())
     }
 
     /// All headers valid for their place, in order of place.
