@@ -4,7 +4,7 @@
 use super::{ReadOnly, log};
 use crate::{
     ErrorKind, Lsn, Result,
-    io::Memory,
+    io::{Host, Memory},
     options::{Options, UnreadableTail},
     reading::{scarce, was_no_memory},
     recovery::handmade::SEGMENT,
@@ -83,7 +83,7 @@ fn what_no_memory_was_left_for_is_not_cut() {
     drop(wal);
     // A thread of the log may hold the lock a little longer.
     while options.open_in(storage.clone()).is_err_and(|error| error.kind() == ErrorKind::Locked) {
-        std::thread::yield_now();
+        storage.yield_now();
     }
     for choice in [UnreadableTail::Refuse, UnreadableTail::TreatAsTorn] {
         let options = options.clone().unreadable_tail(choice);
