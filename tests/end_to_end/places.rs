@@ -11,7 +11,7 @@ use std::{
 };
 use wal::{
     ErrorKind, Lsn, VerifyVerdict,
-    io::{Directory, Storage as _},
+    io::{Directory, Memory, Storage as _},
 };
 
 /// A file system that is there as long as this is.
@@ -208,6 +208,31 @@ fn the_block_may_be_that_of_the_device() {
         drop(wal);
         let (found, wal, _) = open(&small(), &directory).unwrap();
         assert_eq!((found, wal.identity().block_bytes), (vec![record], block_bytes));
+    }
+}
+
+/// A log of small segments, with the blocks of its disk, was copied to a disk whose blocks are larger. No log
+/// of such sizes can be made there; this one is there already. It was refused with the settings that made it.
+#[test]
+fn sizes_are_held_against_the_device_only_where_a_log_is_made() {
+    let storage = Memory::new();
+    let (_, wal, _) = open(&small().segment_bytes(16 << 10).block_bytes(512), &storage).unwrap();
+    let record = append(&wal, b"first");
+    wal.close().unwrap();
+    drop(wal);
+    let of_device = small().segment_bytes(16 << 10).block_of_device();
+    assert!(storage.physical_block_bytes() > 1024);
+    let (found, _) = read_all(&of_device, &storage).unwrap();
+    assert_eq!(found, [record]);
+    let new = Memory::new();
+    let refused = of_device.open_in(new.clone());
+    assert_eq!(kind(&refused), Some(ErrorKind::InvalidInput), "{refused:?}");
+    assert!(new.list().is_err(), "something was made");
+    // What no disk has room for is refused everywhere.
+    for segment_bytes in [15 * 512, (16 << 10) + 256, 512 << 20] {
+        let refused =
+            small().segment_bytes(segment_bytes).block_of_device().open_in(storage.clone());
+        assert_eq!(kind(&refused), Some(ErrorKind::InvalidInput), "{refused:?}");
     }
 }
 

@@ -15,7 +15,7 @@ use wal::{
 };
 use wal_tests::{
     Kept, eventually,
-    fault::{EIO, Fault, Faulty, On, PATIENCE},
+    fault::{Control, EIO, Event, Fault, Faulty, On, PATIENCE, Verb},
     kind_of, open, quiet,
 };
 
@@ -375,7 +375,8 @@ fn a_live_reader_finds_a_lost_head() {
 
 /// Backups and tools look at the log while the service writes, without its lock. What they see must be a
 /// prefix of what was appended, whatever is being written or recycled at that moment; they may be told
-/// that they came too late, and never that the log is damaged.
+/// that they came too late, and never that the log is damaged. Some stop to think in the middle, while others
+/// read ahead of them and their slots are used again.
 fn read_only_sees_prefixes<S: Storage + Clone>(storage: S, rounds: usize) {
     let options = quiet().segment_bytes(64 << 10).linger(Duration::from_millis(1));
     let wal = open(&options, storage.clone()).unwrap();
@@ -409,27 +410,38 @@ fn read_only_sees_prefixes<S: Storage + Clone>(storage: S, rounds: usize) {
             }
         }
         let finish = Finish(&done);
-        let mut seen = 0;
-        let mut round = 0;
-        while round < rounds || (seen == 0 && round < 100 * rounds) {
+        let (mut round, mut seen, mut read_ahead, mut overtaken) = (0, 0, 0, 0);
+        // On, until it has met what it is about; who stops to think meets it.
+        while round < rounds || ([seen, read_ahead, overtaken].contains(&0) && round < 100 * rounds)
+        {
             round += 1;
             assert!(!writer.is_finished(), "the writer failed");
-            let read = || -> Result<Vec<Kept>> {
-                let mut log = options.open_read_only_in(storage.clone())?;
+            let disk = Faulty::new(storage.clone());
+            let control = disk.control();
+            let mut stops = round % 8 == 0;
+            let mut got = Vec::new();
+            let read = || -> Result<()> {
+                let mut log = options.open_read_only_in(disk)?;
                 let mut records = log.records_from(Lsn::ZERO)?;
-                let mut got = Vec::new();
                 while let Some(record) = records.next()? {
                     got.push((record.lsn(), record.payload().to_vec()));
+                    if stops && control.count(Verb::Spawn) > 0 {
+                        stops = false;
+                        let recycled = wal.stats().segments_recycled;
+                        eventually("all slots are used again", || {
+                            wal.stats().segments_recycled > recycled + 32
+                        });
+                    }
                 }
-                Ok(got)
+                Ok(())
             };
-            let got = match read() {
-                Ok(got) => got,
-                Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::Released, "round {round}: {error}");
-                    continue;
-                }
-            };
+            let answer = read();
+            let was_read_ahead = is_read_ahead(&control);
+            read_ahead += usize::from(was_read_ahead);
+            if let Err(error) = answer {
+                assert_eq!(error.kind(), ErrorKind::Released, "round {round}: {error}");
+                overtaken += usize::from(was_read_ahead && !got.is_empty());
+            }
             let kept = kept.lock().unwrap();
             let Some((first, _)) = got.first() else { continue };
             let start = kept.iter().position(|(lsn, _)| lsn == first).expect("it was appended");
@@ -438,7 +450,15 @@ fn read_only_sees_prefixes<S: Storage + Clone>(storage: S, rounds: usize) {
         }
         drop(finish);
         assert!(seen > 0, "nothing was ever read");
+        assert!(read_ahead > 0, "nobody was ever read ahead of");
+        assert!(overtaken > 0, "no slot was used again under a reader that is read ahead of");
     });
+}
+
+/// Whether the log has started a thread there that reads ahead.
+fn is_read_ahead(control: &Control) -> bool {
+    let mut events = control.events().into_iter();
+    events.any(|event| matches!(event, Event::Start(call) if call.file == "wal-read-ahead"))
 }
 
 /// See [`read_only_sees_prefixes`].

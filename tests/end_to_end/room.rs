@@ -80,6 +80,10 @@ fn an_append_that_is_no_longer_wanted_gives_its_place_up() {
     for cancelled_at_its_turn in [false, true] {
         let disk = Faulty::in_memory();
         let wal = open(&quiet().pool_bytes(32 << 10), disk.clone()).unwrap();
+        eventually("the next segment is prepared: that wakes every task", || {
+            let stats = wal.stats();
+            stats.segments_created + stats.segments_recycled == 1
+        });
         let gate = disk.control().gate(On::frame());
         let first = fill_memory(&wal);
         gate.wait_for(1);

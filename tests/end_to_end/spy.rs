@@ -188,6 +188,10 @@ impl Storage for Spy {
         self.inner.alignment()
     }
 
+    fn physical_block_bytes(&self) -> u32 {
+        self.inner.physical_block_bytes()
+    }
+
     fn depth_max(&self) -> u32 {
         self.inner.depth_max()
     }

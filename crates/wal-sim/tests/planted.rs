@@ -108,6 +108,10 @@ impl Storage for Broken {
         self.disk.alignment()
     }
 
+    fn physical_block_bytes(&self) -> u32 {
+        self.disk.physical_block_bytes()
+    }
+
     fn depth_max(&self) -> u32 {
         self.disk.depth_max()
     }

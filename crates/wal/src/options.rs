@@ -3,7 +3,7 @@
 use crate::{
     Error, ErrorKind, Lsn, Result,
     commit::Settings,
-    format::{BLOCK_BYTES_DEFAULT, Identity, LogId},
+    format::{BLOCK_BYTES_DEFAULT, BLOCK_BYTES_MIN, Identity, LogId},
     io::{Directory, Storage},
     read_only::ReadOnly,
     recovery::{self, Policy},
@@ -112,8 +112,8 @@ impl Options {
         Self { block: Block::Bytes(bytes), ..self }
     }
 
-    /// The block is the device's physical one if that is smaller than 4096 bytes, else 4096, used when the
-    /// log is created. Where it is 512 a small lone commit takes an eighth of the room, and as much less of
+    /// The block is the device's physical one if that is smaller than 4096 bytes, else 4096, but never below
+    /// what direct I/O to it is aligned to; used when the log is created. Where it is 512 a small lone commit takes an eighth of the room, and as much less of
     /// it is written and read again. Not the default: a log with small blocks cannot be opened on a device
     /// with larger ones, wherever it is copied to; and not every disk that calls its blocks small writes
     /// small ones as fast.
@@ -198,18 +198,15 @@ impl Options {
     /// As [`Options::open`].
     pub fn open_in<S: Storage>(&self, storage: S) -> Result<Replay<S>> {
         self.check()?;
-        let block_bytes = match self.block {
-            Block::Bytes(bytes) => bytes,
+        let (block_bytes, block_may_grow) = match self.block {
+            Block::Bytes(bytes) => (bytes, false),
             // What is no power of two, or too small for a log, is refused below.
-            Block::OfDevice => storage.physical_block_bytes().min(BLOCK_BYTES_DEFAULT),
+            Block::OfDevice => (storage.physical_block_bytes().min(BLOCK_BYTES_DEFAULT), true),
         };
-        let identity = Identity::new(LogId([0; 16]), self.segment_bytes, block_bytes, 0)
-            .ok_or_else(|| {
-                out_of_range("segment_bytes or block_bytes", "16 blocks to 256 MiB, 512 to 65536")
-            })?;
         let policy = Policy {
-            segment_bytes: identity.segment_bytes,
-            block_bytes: identity.block_bytes,
+            segment_bytes: self.segment_bytes,
+            block_bytes,
+            block_may_grow,
             created_at: storage.unix_time().as_secs(),
             create: match self.create {
                 Create::IfMissing => recovery::Missing::Create,
@@ -219,12 +216,14 @@ impl Options {
             expect_at_least: self.expect_at_least,
             unreadable_is_torn: self.unreadable_tail == UnreadableTail::TreatAsTorn,
         };
-        // Held against the segments that the log has; against those it would get if there is none, and
-        // before anything is made.
+        // What is for a new log is held against the device, and against the cap, only where there is no log,
+        // and before anything is made. One that is there has what it got, and the cap is held against that.
         let too_small = || out_of_range("log_bytes_max", "at least three segments");
+        let is_capped = self.log_bytes_max / 3 < self.segment_bytes;
+        let fits = are_sizes(self.segment_bytes, block_bytes);
         let is_new = || !recovery::Names::list(&storage).is_ok_and(|names| names.identity);
-        if self.log_bytes_max / 3 < self.segment_bytes && is_new() {
-            return Err(too_small());
+        if (is_capped || !fits) && is_new() {
+            return Err(if fits { too_small() } else { sizes_out_of_range() });
         }
         let replay = Replay::open(storage, policy, self.clone())?;
         if self.log_bytes_max / 3 < replay.report().segment_bytes {
@@ -234,7 +233,8 @@ impl Options {
     }
 
     /// Opens the log in directory `path` for reading only: without the lock, without writing,
-    /// without repairing, also while another process writes.
+    /// without repairing, also while another process writes. Its scan is read ahead of, as
+    /// [`Options::open`]'s is; what is looked up in it later is not.
     ///
     /// # Errors
     /// As [`Options::open`], without [`ErrorKind::Locked`].
@@ -266,7 +266,16 @@ impl Options {
         }
     }
 
+    /// Refuses what is wrong wherever it is used.
     fn check(&self) -> Result<()> {
+        let block_bytes = match self.block {
+            Block::Bytes(bytes) => bytes,
+            // With the smallest one there is; with the device's own where there is no log yet.
+            Block::OfDevice => BLOCK_BYTES_MIN,
+        };
+        if !are_sizes(self.segment_bytes, block_bytes) {
+            return Err(sizes_out_of_range());
+        }
         if !(16 << 10..=64 << 20).contains(&self.frame_bytes) {
             return Err(out_of_range("frame_bytes", "16 KiB to 64 MiB"));
         }
@@ -284,6 +293,15 @@ impl Options {
         }
         Ok(())
     }
+}
+
+/// Whether a log can have them.
+fn are_sizes(segment_bytes: u64, block_bytes: u32) -> bool {
+    Identity::new(LogId([0; 16]), segment_bytes, block_bytes, 0).is_some()
+}
+
+fn sizes_out_of_range() -> Error {
+    out_of_range("segment_bytes or block_bytes", "16 blocks to 256 MiB, 512 to 65536")
 }
 
 fn out_of_range(option: &str, range: &str) -> Error {

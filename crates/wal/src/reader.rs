@@ -105,8 +105,8 @@ impl<S: Storage> Reader<S> {
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] where a frame is damaged, [`ErrorKind::Released`] where a checkpoint was
-    /// faster than the reader, or where the log was closed and opened again and the segment reused. The
-    /// same is answered to every later call.
+    /// faster than the reader, or where the log was closed and opened again and the segment reused,
+    /// [`ErrorKind::Io`] where there is no memory for a frame. The same is answered to every later call.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>> {
         loop {
             if let Some(place) = self.cursor.next(self.walker.payload(), self.from) {
@@ -151,27 +151,31 @@ impl<S: Storage> Reader<S> {
                     return Ok(true);
                 }
                 Passed::Limit => return Ok(false),
+                Passed::NoMemory(error) => return Err(error),
                 Passed::Segment if !is_over => return Ok(false),
                 Passed::Segment => {
                     self.segment = None;
                     self.sequence += 1;
                 }
-                Passed::Damage(segment, stop) => return Err(self.verdict(&segment, stop, durable)),
+                Passed::Damage(segment, stop) => {
+                    return Err(self.verdict(&segment, stop, durable)?);
+                }
             }
         }
     }
 
     /// The error for a place where no frame belongs. A pinned segment is not reused by the writer it
-    /// belongs to; once that is gone, another one knows of no pins.
-    fn verdict(&self, segment: &Segment<S::File>, stop: Stop, durable: Lsn) -> Error {
+    /// belongs to; once that is gone, another one knows of no pins. Fails if there is no memory to look.
+    fn verdict(&self, segment: &Segment<S::File>, stop: Stop, durable: Lsn) -> Result<Error> {
         let storage = &**self.engine.storage();
-        if !self.engine.goes_on() && is_reused(storage, self.engine.identity(), segment) {
-            return Error::new(ErrorKind::Released, "the segment was reused after the log's end")
+        if !self.engine.goes_on() && is_reused(storage, self.engine.identity(), segment)? {
+            let what = "the segment was reused after the log's end";
+            return Ok(Error::new(ErrorKind::Released, what)
                 .with_path(storage.path().join(&segment.slot.name))
                 .with_segment(segment.sequence)
-                .with_lsn(stop.lsn);
+                .with_lsn(stop.lsn));
         }
-        damage(storage, segment, stop, durable)
+        Ok(damage(storage, segment, stop, durable))
     }
 
     /// Pins the next segment, once a frame of it is durable.
@@ -196,15 +200,19 @@ const HEADER_READS: u32 = 8;
 const HEADER_PAUSE: Duration = Duration::from_millis(1);
 
 /// Whether the slot of `segment` says that it is another segment now.
-fn is_reused<S: Storage>(storage: &S, identity: &Identity, segment: &Segment<S::File>) -> bool {
+fn is_reused<S: Storage>(
+    storage: &S,
+    identity: &Identity,
+    segment: &Segment<S::File>,
+) -> Result<bool> {
     for _ in 0..HEADER_READS {
-        match Head::read(storage, identity, &segment.slot.file) {
-            Head::Valid(header) => return header.sequence != segment.sequence,
+        match Head::read(storage, identity, &segment.slot)? {
+            Head::Valid(header) => return Ok(header.sequence != segment.sequence),
             Head::Invalid(_) | Head::Twin { .. } | Head::Unreadable(_) => {}
         }
         storage.sleep(HEADER_PAUSE);
     }
-    false
+    Ok(false)
 }
 
 impl<S: Storage> Iterator for Reader<S> {

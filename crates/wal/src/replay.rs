@@ -114,7 +114,7 @@ impl<S: Storage> Replay<S> {
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] where a frame is damaged: everything that is read here was durable
-    /// once. The same error is answered to every later call.
+    /// once. [`ErrorKind::Io`] where there is no memory for one. The same error is answered to every later call.
     #[inline]
     #[expect(clippy::should_implement_trait, reason = "it lends: an iterator cannot")]
     pub fn next(&mut self) -> Result<Option<Record<'_>>> {
@@ -218,6 +218,7 @@ impl<S: Storage> Replay<S> {
                 }
                 Passed::Limit => return Ok(false),
                 Passed::Segment => self.segment += 1,
+                Passed::NoMemory(error) => return Err(error),
                 Passed::Damage(segment, stop) => {
                     return Err(damage(&**storage, &segment, stop, tail.lsn));
                 }

@@ -146,6 +146,10 @@ impl Storage for Tame {
         self.memory.alignment()
     }
 
+    fn physical_block_bytes(&self) -> u32 {
+        self.memory.physical_block_bytes()
+    }
+
     fn depth_max(&self) -> u32 {
         1
     }

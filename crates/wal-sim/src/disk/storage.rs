@@ -99,6 +99,10 @@ impl Storage for Disk {
         self.shared.options.sector.alignment()
     }
 
+    fn physical_block_bytes(&self) -> u32 {
+        u32::try_from(self.shared.options.sector_bytes()).unwrap_or(u32::MAX)
+    }
+
     fn depth_max(&self) -> u32 {
         self.shared.options.depth
     }

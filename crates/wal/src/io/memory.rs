@@ -166,6 +166,10 @@ impl Storage for Memory {
         Alignment::SECTOR_512
     }
 
+    fn physical_block_bytes(&self) -> u32 {
+        4096
+    }
+
     fn depth_max(&self) -> u32 {
         DEPTH_MAX
     }

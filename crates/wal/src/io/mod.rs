@@ -109,9 +109,7 @@ pub trait Storage: Host {
 
     /// What the device writes at once without having read before, in bytes: for a log whose block is to be
     /// that. 4096 where it is not known.
-    fn physical_block_bytes(&self) -> u32 {
-        4096
-    }
+    fn physical_block_bytes(&self) -> u32;
 
     /// How many durable writes to one file may be under way at once: 1 where two concurrent syncs
     /// could hide each other's failure.

@@ -1,18 +1,19 @@
 //! [`ReadOnly`]: looking at a log without touching it, also while somebody writes to it.
 
+mod records;
 mod verify;
 
+pub use records::ReadOnlyRecords;
 pub use verify::{Verification, VerifyVerdict};
 
 use crate::{
     Error, ErrorKind, Lsn, Result,
     format::{Checkpoint, Identity},
     io::{Access, Directory, Storage},
-    reading::{Cursor, FrameWalker, Passage, Passed, Stop, Stretch},
+    reading::{FrameWalker, was_no_memory},
     recovery::{
         self, Examined, Head, Names, SegmentScan, Survey, Surveyed, Unreadable, scan_segment,
     },
-    replay::{Record, damage},
     slots::Segment,
 };
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -83,20 +84,6 @@ pub enum SegmentState {
     Damaged,
 }
 
-/// The records of a [`ReadOnly`], in order.
-pub struct ReadOnlyRecords<'a, S: Storage = Directory> {
-    log: &'a ReadOnly<S>,
-    walker: FrameWalker<S::File>,
-    segments: Vec<Segment<S::File>>,
-    index: usize,
-    from: Lsn,
-    limit: Lsn,
-    passage: Passage<S::File>,
-    cursor: Cursor,
-    reads_ahead: bool,
-    failure: Option<Error>,
-}
-
 impl<S: Storage> ReadOnly<S> {
     /// Opens the log in `storage`.
     pub(crate) fn open(storage: S, unreadable_is_torn: bool) -> Result<Self> {
@@ -109,7 +96,8 @@ impl<S: Storage> ReadOnly<S> {
         }
         let identity = recovery::read_identity(&*storage)?;
         let unreadable = if unreadable_is_torn { Unreadable::Torn } else { Unreadable::Refused };
-        let view = look(&storage, &identity, unreadable)?;
+        let walker = || FrameWalker::new(identity, storage.alignment());
+        let view = look(&storage, &identity, unreadable, walker)?;
         Ok(Self { storage, identity, unreadable, view })
     }
 
@@ -149,12 +137,13 @@ impl<S: Storage> ReadOnly<S> {
         self.view.examined.as_ref().map(|found| found.durable_mark).map_err(Clone::clone)
     }
 
-    /// Looks again: the log as it is now.
+    /// Looks again: the log as it is now. Reads up to two segments, on the caller's thread alone.
     ///
     /// # Errors
     /// What the system answers. Damage is no error here, but where it is met.
     pub fn refresh(&mut self) -> Result<()> {
-        self.view = look(&self.storage, &self.identity, self.unreadable)?;
+        let walker = || FrameWalker::new(self.identity, self.storage.alignment()).alone();
+        self.view = look(&self.storage, &self.identity, self.unreadable, walker)?;
         Ok(())
     }
 
@@ -165,15 +154,16 @@ impl<S: Storage> ReadOnly<S> {
     pub fn segments(&mut self) -> Result<Vec<SegmentInfo>> {
         self.refresh()?;
         let mut walker = FrameWalker::new(self.identity, self.storage.alignment());
-        let infos = self.view.survey.slots.iter().map(|surveyed| self.info(surveyed, &mut walker));
-        Ok(infos.collect())
+        let slots = self.view.survey.slots.iter();
+        slots.map(|surveyed| self.info(surveyed, &mut walker)).collect()
     }
 
     /// The records from `lsn` on, or from the start mark if that is higher, as far as they are
     /// known to be durable. Of a damaged log, the records up to the first damage, a missing segment
     /// included, and then the error; those behind it by asking again with an `lsn` behind it.
     ///
-    /// Who reads past the end of a segment is read ahead of, by four threads with up to 12 MiB.
+    /// Looks again first, as [`ReadOnly::refresh`]. Who then reads past the end of a segment is read ahead
+    /// of, by four threads with up to 12 MiB; a record or two cost neither.
     ///
     /// # Errors
     /// What the system answers.
@@ -183,7 +173,7 @@ impl<S: Storage> ReadOnly<S> {
             Ok(examined) => examined.durable_mark,
             Err(_) => Lsn::new(u64::MAX),
         };
-        Ok(self.records(lsn, limit))
+        Ok(ReadOnlyRecords::new(self, lsn, limit))
     }
 
     /// As [`ReadOnly::records_from`], and after those the records that nothing proves durable: those
@@ -197,7 +187,7 @@ impl<S: Storage> ReadOnly<S> {
             Ok(examined) => examined.tail.lsn,
             Err(_) => Lsn::new(u64::MAX),
         };
-        Ok(self.records(lsn, limit))
+        Ok(ReadOnlyRecords::new(self, lsn, limit))
     }
 
     /// Reads everything that is needed and says what is wrong with it, all of it.
@@ -209,33 +199,11 @@ impl<S: Storage> ReadOnly<S> {
         verify::verify(&self.storage, &self.identity, &self.view)
     }
 
-    fn records(&self, lsn: Lsn, limit: Lsn) -> ReadOnlyRecords<'_, S> {
-        let from = lsn.max(self.start_mark());
-        let segments = self.view.segments(&self.identity);
-        let ends_before = |segment: &Segment<S::File>| segment.end(&self.identity) <= from;
-        let mut index = segments.iter().take_while(|segment| ends_before(segment)).count();
-        // Of a damaged log, the segment that holds `from` may be missing. Where the start mark is not known
-        // either, the oldest one there is may be the oldest that is needed.
-        let is_missing = |segment: &Segment<S::File>| segment.base > from;
-        let is_known = index > 0 || self.view.checkpoint.is_ok();
-        if is_known && segments.get(index).is_some_and(is_missing) {
-            index = segments.len();
-        }
-        ReadOnlyRecords {
-            index,
-            log: self,
-            walker: FrameWalker::new(self.identity, self.storage.alignment()),
-            segments,
-            from,
-            limit,
-            passage: Passage::default(),
-            cursor: Cursor::default(),
-            reads_ahead: false,
-            failure: None,
-        }
-    }
-
-    fn info(&self, surveyed: &Surveyed<S::File>, walker: &mut FrameWalker<S::File>) -> SegmentInfo {
+    fn info(
+        &self,
+        surveyed: &Surveyed<S::File>,
+        walker: &mut FrameWalker<S::File>,
+    ) -> Result<SegmentInfo> {
         let slot = &surveyed.slot;
         let mut info = SegmentInfo {
             slot: slot.number,
@@ -249,15 +217,19 @@ impl<S: Storage> ReadOnly<S> {
             epoch: None,
             state: self.view.state(slot.number),
         };
-        let Head::Valid(header) = &surveyed.head else { return info };
+        let Head::Valid(header) = &surveyed.head else { return Ok(info) };
         (info.sequence, info.base) = (Some(header.sequence), Some(header.base));
         if matches!(info.state, SegmentState::Free | SegmentState::Prepared) {
-            return info;
+            return Ok(info);
         }
         let segment = Segment::new(header, Arc::clone(slot));
-        let Ok(scan) = scan_segment(walker, &self.identity, segment, header.origin) else {
-            info.state = SegmentState::Damaged;
-            return info;
+        let scan = match scan_segment(walker, &self.identity, segment, header.origin) {
+            Ok(scan) => scan,
+            Err(error) if was_no_memory(&error) => return Err(error),
+            Err(_) => {
+                info.state = SegmentState::Damaged;
+                return Ok(info);
+            }
         };
         let SegmentScan { taken, records, stop, .. } = scan;
         info.frames = u64::try_from(taken.len()).unwrap_or(u64::MAX);
@@ -265,11 +237,11 @@ impl<S: Storage> ReadOnly<S> {
         info.end = (!taken.is_empty()).then_some(stop.lsn);
         info.used_bytes = stop.offset;
         info.epoch = taken.first().zip(taken.last()).map(|(first, last)| (first.epoch, last.epoch));
-        info
+        Ok(info)
     }
 
     /// Whether the slot of `segment` still holds it.
-    fn is_still(&self, segment: &Segment<S::File>) -> bool {
+    fn is_still(&self, segment: &Segment<S::File>) -> Result<bool> {
         is_still(&*self.storage, &self.identity, segment)
     }
 }
@@ -313,10 +285,12 @@ impl<S: Storage> View<S> {
     }
 }
 
+/// Surveys and examines the log, each time with a new `walker`.
 fn look<S: Storage>(
     storage: &Arc<S>,
     identity: &Identity,
     unreadable: Unreadable,
+    walker: impl Fn() -> FrameWalker<S::File>,
 ) -> Result<View<S>> {
     let mut before: Option<String> = None;
     let mut scans = 1;
@@ -332,12 +306,20 @@ fn look<S: Storage>(
             }
             Err(error) => return Err(error),
         };
-        let examined = recovery::examine(storage, identity, &mut survey, unreadable);
+        let examined = recovery::examine(storage, identity, &mut survey, unreadable, walker());
+        if let Err(error) = &examined
+            && was_no_memory(error)
+        {
+            return Err(error.clone());
+        }
         let answer = examined.as_ref().err().map(ToString::to_string);
         if answer.is_none() || answer == before || scans == SCANS_MAX {
             let checkpoint = match &examined {
                 Ok(examined) => Ok(examined.checkpoint.clone()),
-                Err(_) => recovery::checkpoint(storage, identity, &survey),
+                Err(_) => match recovery::checkpoint(storage, identity, &survey, walker()) {
+                    Err(error) if was_no_memory(&error) => return Err(error),
+                    answer => answer,
+                },
             };
             return Ok(View { survey, examined, checkpoint });
         }
@@ -351,110 +333,13 @@ fn is_missing(error: &Error) -> bool {
     source.is_some_and(|error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
-fn is_still<S: Storage>(storage: &S, identity: &Identity, segment: &Segment<S::File>) -> bool {
-    let head = Head::read(storage, identity, &segment.slot.file);
-    matches!(head, Head::Valid(header) if header.sequence == segment.sequence)
-}
-
-impl<S: Storage> ReadOnlyRecords<'_, S> {
-    /// Below it everything is known to be durable. Records above it are yielded only by
-    /// [`ReadOnly::records_from_including_unproved`]. Of a damaged log nobody knows: the highest there is.
-    #[must_use]
-    pub fn durable_mark(&self) -> Lsn {
-        match &self.log.view.examined {
-            Ok(examined) => examined.durable_mark,
-            Err(_) => Lsn::new(u64::MAX),
-        }
-    }
-
-    /// The next record, or `None` at the end of what is known to be durable.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Released`] if the writer has reused the segment meanwhile;
-    /// [`ErrorKind::Corrupt`] where a frame is damaged. The same is answered to every later call.
-    #[expect(clippy::should_implement_trait, reason = "it lends: an iterator cannot")]
-    pub fn next(&mut self) -> Result<Option<Record<'_>>> {
-        loop {
-            if let Some(place) = self.cursor.next(self.walker.payload(), self.from) {
-                let found = place.record(self.walker.payload());
-                return Ok(found.map(|(record, ordinal)| Record::new(&record, ordinal)));
-            }
-            if !self.next_frame()? {
-                return Ok(None);
-            }
-        }
-    }
-
-    fn next_frame(&mut self) -> Result<bool> {
-        self.cursor = Cursor::default();
-        if let Some(failure) = &self.failure {
-            return Err(failure.clone());
-        }
-        let answer = self.step();
-        if let Err(error) = &answer {
-            self.failure = Some(error.clone());
-        }
-        answer
-    }
-
-    fn step(&mut self) -> Result<bool> {
-        loop {
-            let Some(segment) = self.segments.get(self.index) else { return self.end() };
-            // Of a damaged log, the neighbour may be missing, and the next one be behind the hole.
-            let next = self.segments.get(self.index + 1);
-            let goes_on = next.is_some_and(|next| next.base == segment.end(&self.log.identity));
-            match self.passage.step(&mut self.walker, segment, self.limit, goes_on) {
-                Passed::Frame(cursor) => {
-                    self.cursor = cursor;
-                    return Ok(true);
-                }
-                Passed::Limit => return self.end(),
-                Passed::Segment if goes_on => {
-                    self.index += 1;
-                    self.read_ahead();
-                }
-                Passed::Segment => return self.end(),
-                Passed::Damage(damaged, stop) => {
-                    let is_reused = !self.log.is_still(segment);
-                    return Err(self.verdict(&damaged, stop, is_reused));
-                }
-            }
-        }
-    }
-
-    /// Whoever has read to the end of a segment is not there for a record or two: from here on the rest is
-    /// read ahead.
-    fn read_ahead(&mut self) {
-        if std::mem::replace(&mut self.reads_ahead, true) {
-            return;
-        }
-        let rest = self.segments.iter().skip(self.index);
-        let plan = rest.map(|segment| Stretch::of(segment, &self.log.identity, self.limit));
-        self.walker.read_ahead(&self.log.storage, plan.collect());
-    }
-
-    /// The end of the records; of a damaged log, that is its damage.
-    fn end(&self) -> Result<bool> {
-        match &self.log.view.examined {
-            Ok(_) => Ok(false),
-            Err(error) => Err(error.clone()),
-        }
-    }
-
-    /// The error for a place where no frame belongs: whoever reads a log in use looks at the headers
-    /// once more, of this segment and of the next, before calling anything damaged.
-    fn verdict(&self, segment: &Segment<S::File>, stop: Stop, is_next_reused: bool) -> Error {
-        if is_next_reused || !self.log.is_still(segment) {
-            return Error::new(ErrorKind::Released, "the segment was reused meanwhile")
-                .with_path(self.log.storage.path().join(&segment.slot.name))
-                .with_segment(segment.sequence)
-                .with_lsn(stop.lsn);
-        }
-        match &self.log.view.examined {
-            Err(error) => error.clone(),
-            Ok(_) => damage(&*self.log.storage, segment, stop, self.limit),
-        }
-    }
+fn is_still<S: Storage>(
+    storage: &S,
+    identity: &Identity,
+    segment: &Segment<S::File>,
+) -> Result<bool> {
+    let head = Head::read(storage, identity, &segment.slot)?;
+    Ok(matches!(head, Head::Valid(header) if header.sequence == segment.sequence))
 }
 
 impl<S: Storage> fmt::Debug for ReadOnly<S> {
@@ -463,15 +348,6 @@ impl<S: Storage> fmt::Debug for ReadOnly<S> {
             .field("path", &self.storage.path())
             .field("identity", &self.identity)
             .field("tail", &self.tail())
-            .finish_non_exhaustive()
-    }
-}
-
-impl<S: Storage> fmt::Debug for ReadOnlyRecords<'_, S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReadOnlyRecords")
-            .field("cursor", &self.cursor)
-            .field("limit", &self.limit)
             .finish_non_exhaustive()
     }
 }

@@ -1,3 +1,5 @@
+mod memory;
+
 use super::{ReadOnly, SegmentState, VerifyVerdict};
 use crate::{
     ErrorKind, Lsn,

@@ -5,7 +5,7 @@ use crate::{
     Error, Lsn, Result,
     format::{Identity, Origin},
     io::{Condition, Storage, copied},
-    reading::{Found, FrameWalker, Stop, StopKind},
+    reading::{Found, FrameWalker, Stop, StopKind, was_no_memory},
     recovery::{Cut, Head, SegmentScan, scan_segment},
     replay::damage,
     slots::Segment,
@@ -95,6 +95,7 @@ pub(super) fn verify<S: Storage>(
                 answer.records += scan.records;
                 scans.push(scan);
             }
+            Some(Err(error)) if was_no_memory(&error) => return Err(error),
             Some(Err(error)) => answer.damage.push(error),
             None => answer.damage.push(unread(segment)),
         }
@@ -115,7 +116,7 @@ pub(super) fn verify<S: Storage>(
     };
     for (index, scan) in scans.iter().enumerate() {
         let next = scans.get(index + 1);
-        check(&**storage, identity, scan, next, end, &mut answer.damage);
+        check(&**storage, identity, scan, next, end, &mut answer.damage)?;
     }
     if let Err(error) = &view.examined {
         let place = |error: &Error| (error.segment(), error.offset());
@@ -140,21 +141,23 @@ fn check<S: Storage>(
     next: Option<&SegmentScan<S::File>>,
     end: Lsn,
     found: &mut Vec<Error>,
-) {
+) -> Result<()> {
     if scan.stop.lsn >= end {
-        return;
+        return Ok(());
     }
     let follows = next.and_then(|next| next.first).zip(scan.last);
     let is_whole = follows.is_some_and(|((first, _), (last, crc))| first.follows(&last, crc));
     let is_neighbour = next.is_some_and(|next| next.segment.sequence == scan.segment.sequence + 1);
     // Room that no frame used.
     if is_whole && is_neighbour {
-        return;
+        return Ok(());
     }
     // A segment that was reused meanwhile was released, and so were all before it.
-    let is_reused = |scan: &SegmentScan<S::File>| !is_still(storage, identity, &scan.segment);
-    if is_reused(scan) || next.is_some_and(is_reused) {
-        return;
+    let is_reused = |scan: &SegmentScan<S::File>| {
+        is_still(storage, identity, &scan.segment).map(|is_still| !is_still)
+    };
+    if is_reused(scan)? || next.map(is_reused).transpose()?.unwrap_or(false) {
+        return Ok(());
     }
     let stop = copy(&scan.stop);
     found.push(damage(storage, &scan.segment, stop, end));
@@ -176,6 +179,7 @@ fn check<S: Storage>(
         }
         expected = header.lsn.checked_add(header.frame_bytes(identity.block_bytes));
     }
+    Ok(())
 }
 
 /// The same stop once more, its system error reduced to number and text.

@@ -6,7 +6,10 @@ its reads are never interrupted: four threads keep four requests under way, and 
 them run ahead of a reader that stops to think. The reader gets chunks in the order of the plan.
 */
 
-use super::window::{CHUNK_BYTES, Filled, widen};
+use super::{
+    memory,
+    window::{CHUNK_BYTES, Filled, widen},
+};
 use crate::{
     Lsn,
     format::Identity,
@@ -117,7 +120,7 @@ impl<F: File> Ahead<F> {
             return None;
         }
         let idle = (0..BUFFERS)
-            .map(|_| Buffer::zeroed(alignment, headroom + chunk))
+            .map(|_| memory(alignment, headroom + chunk))
             .collect::<Result<Vec<_>, _>>()
             .ok()?;
         let offset = plan.first()?.from;

@@ -1,7 +1,7 @@
 //! [`Passage`]: from segment to segment, over the room that no frame used.
 
 use super::{Cursor, FrameWalker, Step, Stop, StopKind};
-use crate::{Lsn, io::File, slots::Segment};
+use crate::{Error, Lsn, io::File, slots::Segment};
 
 /// A place where no frame belongs is either room that was left over when the log moved on to the next
 /// segment, which the first frame there proves by the chain, or damage. A passage goes on to the next
@@ -22,6 +22,8 @@ pub(crate) enum Passed<F> {
     Segment,
     /// A frame is damaged or missing: in which segment, and where.
     Damage(Segment<F>, Stop),
+    /// There is no memory to look.
+    NoMemory(Error),
 }
 
 impl<F> Default for Passage<F> {
@@ -47,6 +49,7 @@ impl<F: File> Passage<F> {
             }
             Step::Limit => return Passed::Limit,
             Step::End => return Passed::Segment,
+            Step::NoMemory(error) => return Passed::NoMemory(error),
             Step::Stop(stop) => stop,
         };
         let is_head = walker.is_at_head();

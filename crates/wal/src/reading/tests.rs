@@ -96,6 +96,7 @@ fn walk(
                     break;
                 }
                 Step::Limit => panic!("there is none"),
+                Step::NoMemory(error) => panic!("{error}"),
             }
         }
     }

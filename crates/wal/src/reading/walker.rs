@@ -2,10 +2,11 @@
 
 use super::{
     ahead::{Ahead, Stretch},
+    is_no_memory,
     window::{Window, widen},
 };
 use crate::{
-    Lsn,
+    Error, Lsn, Result,
     format::{FRAME_HEADER_BYTES, Fault, Frame, FrameHeader, Identity, Purpose},
     io::{File, Storage},
     slots::Segment,
@@ -22,6 +23,7 @@ pub(crate) struct FrameWalker<F: File> {
     block: usize,
     window: Window,
     ahead: Option<Ahead<F>>,
+    is_alone: bool,
     /// The segment it is in.
     sequence: Option<u64>,
     /// Where in that segment's file the next frame should be.
@@ -42,6 +44,8 @@ pub(crate) enum Step<'a> {
     End,
     /// No frame that belongs. Asking again answers the same.
     Stop(Stop),
+    /// There is no memory to look: what stands there is not known, and no verdict may depend on it.
+    NoMemory(Error),
 }
 
 /// Where no frame belongs, and what is there.
@@ -116,11 +120,17 @@ impl<F: File> FrameWalker<F> {
             block: usize::try_from(identity.block_bytes).unwrap_or(usize::MAX),
             window: Window::new(alignment, identity.segment_bytes),
             ahead: None,
+            is_alone: false,
             sequence: None,
             at: 0,
             previous: None,
             payload: 0..0,
         }
+    }
+
+    /// The same for a look at a log that others may repeat often: nothing is ever read ahead of it.
+    pub(crate) fn alone(self) -> Self {
+        Self { is_alone: true, ..self }
     }
 
     /// Reads the `plan` on other threads from now on, while the walker walks it.
@@ -131,7 +141,9 @@ impl<F: File> FrameWalker<F> {
     ) {
         // What the last plan took first.
         self.ahead = None;
-        self.ahead = Ahead::start(storage, storage.alignment(), plan);
+        if !self.is_alone {
+            self.ahead = Ahead::start(storage, storage.alignment(), plan);
+        }
     }
 
     /// The next frame of `segment`, as long as it begins below `limit`, which must be the end of a
@@ -155,12 +167,14 @@ impl<F: File> FrameWalker<F> {
         }
         let (header, crc) = match self.header(segment, lsn, end) {
             Ok(header) => header,
-            Err(stop) => return Step::Stop(stop),
+            Err(stop) => return stop.into_step(segment),
         };
         let bytes = header.frame_bytes(self.identity.block_bytes);
         let place = match self.fetch(segment, usize::try_from(bytes).unwrap_or(usize::MAX), end) {
             Ok(place) => place,
-            Err(error) => return Step::Stop(self.stop(lsn, StopKind::Unreadable, error.into())),
+            Err(error) => {
+                return self.stop(lsn, StopKind::Unreadable, error.into()).into_step(segment);
+            }
         };
         let payload_bytes = usize::try_from(header.payload_bytes).unwrap_or(usize::MAX);
         let first = place.start + FRAME_HEADER_BYTES;
@@ -203,8 +217,8 @@ impl<F: File> FrameWalker<F> {
     }
 
     /// What stands at `offset` of `segment`, which the walker moves to. Ends the walk: the next
-    /// step begins a segment anew.
-    pub(crate) fn sight(&mut self, segment: &Segment<F>, offset: u64) -> Sight {
+    /// step begins a segment anew. An error if there is no memory to look.
+    pub(crate) fn sight(&mut self, segment: &Segment<F>, offset: u64) -> Result<Sight> {
         if self.sequence != Some(segment.sequence) {
             self.enter(segment.sequence);
         }
@@ -213,16 +227,20 @@ impl<F: File> FrameWalker<F> {
         let end = self.identity.segment_bytes;
         let (header, crc) = match self.header(segment, lsn, end) {
             Ok(header) => header,
-            Err(Stop { found: Found::Error(error), .. }) => return Sight::Unreadable(error),
+            Err(Stop { found: Found::Error(error), .. }) if is_no_memory(&error) => {
+                return Err(no_memory(segment, offset, error));
+            }
+            Err(Stop { found: Found::Error(error), .. }) => return Ok(Sight::Unreadable(error)),
             Err(Stop {
                 kind: StopKind::Unknown,
                 found: Found::Fault(fault @ Fault::Purpose { epoch, .. }),
                 ..
-            }) => return Sight::Unknown { fault, epoch },
-            Err(_) => return Sight::Nothing,
+            }) => return Ok(Sight::Unknown { fault, epoch }),
+            Err(_) => return Ok(Sight::Nothing),
         };
         let bytes = usize::try_from(header.frame_bytes(self.identity.block_bytes));
         let intact = match self.fetch(segment, bytes.unwrap_or(usize::MAX), end) {
+            Err(error) if is_no_memory(&error) => return Err(no_memory(segment, offset, error)),
             // The rest is unreadable: torn, as far as anybody can tell.
             Err(_) => false,
             Ok(place) => {
@@ -231,17 +249,21 @@ impl<F: File> FrameWalker<F> {
                 Frame::check_body(log_id, header, crc, block_bytes, whole).is_ok()
             }
         };
-        Sight::Frame { header, intact }
+        Ok(Sight::Frame { header, intact })
     }
 
     /// The bytes of the block at `offset` of `segment`, which the walker moves to; fewer where the
-    /// file is shorter.
-    pub(crate) fn block(&mut self, segment: &Segment<F>, offset: u64) -> io::Result<&[u8]> {
+    /// file is shorter, and none where the device does not show them. An error if there is no memory.
+    pub(crate) fn block(&mut self, segment: &Segment<F>, offset: u64) -> Result<&[u8]> {
         if self.sequence != Some(segment.sequence) {
             self.enter(segment.sequence);
         }
         (self.at, self.previous, self.payload) = (offset, None, 0..0);
-        let place = self.fetch(segment, self.block, self.identity.segment_bytes)?;
+        let place = match self.fetch(segment, self.block, self.identity.segment_bytes) {
+            Ok(place) => place,
+            Err(error) if is_no_memory(&error) => return Err(no_memory(segment, offset, error)),
+            Err(_) => 0..0,
+        };
         Ok(self.window.slice(place))
     }
 
@@ -405,6 +427,16 @@ impl fmt::Display for Found {
 }
 
 impl Stop {
+    /// What a walk in `segment` comes to that ends here.
+    fn into_step<F>(self, segment: &Segment<F>) -> Step<'static> {
+        match self.found {
+            Found::Error(error) if is_no_memory(&error) => {
+                Step::NoMemory(no_memory(segment, self.offset, error))
+            }
+            _ => Step::Stop(self),
+        }
+    }
+
     /// The end of a segment that frames fill to the last block.
     pub(crate) fn full<F>(segment: &Segment<F>, identity: &Identity) -> Self {
         Self {
@@ -414,4 +446,11 @@ impl Stop {
             found: Found::Nothing,
         }
     }
+}
+
+fn no_memory<F>(segment: &Segment<F>, offset: u64, error: io::Error) -> Error {
+    Error::from_io("read a segment: there is no memory for it", error)
+        .with_path(&segment.slot.name)
+        .with_segment(segment.sequence)
+        .with_offset(offset)
 }

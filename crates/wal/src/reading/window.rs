@@ -1,5 +1,6 @@
 //! [`Window`]: a stretch of one file in aligned memory.
 
+use super::memory;
 use crate::io::File;
 use aligned::{Alignment, Buffer};
 use std::{io, ops::Range};
@@ -123,8 +124,7 @@ impl Window {
                 buffer.as_mut_slice().copy_within(kept.clone(), 0);
             }
             held => {
-                let mut larger =
-                    Buffer::zeroed(self.alignment, wanted).map_err(io::Error::other)?;
+                let mut larger = memory(self.alignment, wanted)?;
                 if let Some(held) = held {
                     let bytes = &held.as_mut_slice()[kept.clone()];
                     larger.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
@@ -191,7 +191,7 @@ impl Window {
             let most = bytes.max(kept.len() + fresh) + CHUNK_BYTES;
             let mut own = match self.spare.take() {
                 Some(spare) if spare.len() >= most => spare,
-                _ => Buffer::zeroed(self.alignment, most).map_err(io::Error::other)?,
+                _ => memory(self.alignment, most)?,
             };
             if let Some(held) = &mut self.buffer {
                 let held = &held.as_mut_slice()[kept.clone()];

@@ -22,6 +22,7 @@ const BLOCK_BYTES_MIN: usize = 512;
 
 /// Makes a log where there is none, or where an earlier creation was interrupted.
 pub(super) fn create<S: Storage>(storage: &S, policy: &Policy, names: &Names) -> Result<Identity> {
+    let policy = &fitted(storage, policy);
     let identity = identity(storage, policy)?;
     for (name, leftover) in leftovers(storage, policy, names)? {
         let gone = match leftover {
@@ -44,6 +45,13 @@ pub(super) fn create<S: Storage>(storage: &S, policy: &Policy, names: &Names) ->
         .map_err(|error| slot_error(storage, IDENTITY_NAME, "write the log's identity", error))?;
     sync_dir(storage)?;
     Ok(identity)
+}
+
+/// The policy with a block that can be written alone.
+fn fitted<S: Storage>(storage: &S, policy: &Policy) -> Policy {
+    let least = if policy.block_may_grow { storage.alignment().bytes() } else { 0 };
+    let least = u32::try_from(least).unwrap_or(u32::MAX);
+    Policy { block_bytes: policy.block_bytes.max(least), ..*policy }
 }
 
 fn identity<S: Storage>(storage: &S, policy: &Policy) -> Result<Identity> {

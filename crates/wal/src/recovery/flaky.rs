@@ -65,6 +65,9 @@ impl Storage for Flaky {
     fn alignment(&self) -> Alignment {
         self.memory.alignment()
     }
+    fn physical_block_bytes(&self) -> u32 {
+        self.memory.physical_block_bytes()
+    }
     fn depth_max(&self) -> u32 {
         self.memory.depth_max()
     }

@@ -27,6 +27,7 @@ pub(crate) fn policy() -> Policy {
         create: Missing::Create,
         segment_bytes: SEGMENT,
         block_bytes: BLOCK_BYTES,
+        block_may_grow: false,
         created_at: 0,
         unreadable_is_torn: false,
         expect_at_least: None,

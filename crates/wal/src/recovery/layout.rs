@@ -2,7 +2,7 @@
 
 use super::{
     scan::{Scan, found_instead},
-    survey::{Head, Survey, Surveyed},
+    survey::{Head, Survey, Surveyed, slot_error},
 };
 use crate::{
     Error, ErrorKind, Lsn, Result,
@@ -11,7 +11,6 @@ use crate::{
     reading::{self, Found},
     slots::{FreeSlot, Segment},
 };
-use aligned::Buffer;
 use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
 
 const STEP_BYTES: usize = 1 << 20;
@@ -129,6 +128,7 @@ impl<S: Storage> Planner<'_, S> {
                             ),
                         })
                     }
+                    Err(error) if reading::was_no_memory(&error) => Err(error),
                     // A slot that may be the one that is missing cannot be read.
                     Err(error) if error.kind() == ErrorKind::Io => {
                         Err(self.missing(sequence, survey).with_source(io::Error::other(error)))
@@ -152,9 +152,14 @@ impl<S: Storage> Planner<'_, S> {
             (u64::from(self.identity.block_bytes), self.identity.segment_bytes);
         let length = usize::try_from(offset).unwrap_or(usize::MAX);
         let alignment = self.storage.alignment();
-        // What cannot be read proves nothing.
-        let block = reading::read_piece(&surveyed.slot.file, alignment, offset, length);
-        let Ok(block) = block else { return Ok(()) };
+        let block = match reading::read_piece(&surveyed.slot.file, alignment, offset, length) {
+            Ok(block) => block,
+            Err(error) if reading::is_no_memory(&error) => {
+                return Err(slot_error(self.storage, &surveyed.slot.name, "read a slot", error));
+            }
+            // What cannot be read proves nothing.
+            Err(_) => return Ok(()),
+        };
         self.layout.bytes_read += widen(block.len());
         let (lsn, unknown) = match FrameHeader::decode(self.identity.log_id, &block) {
             Ok((frame, _)) => (frame.lsn, None),
@@ -285,8 +290,8 @@ impl<S: Storage> Planner<'_, S> {
                 .with_offset(offset)
         };
         let step = usize::try_from(self.identity.segment_bytes).unwrap_or(STEP_BYTES);
-        let memory = Buffer::zeroed(self.storage.alignment(), STEP_BYTES.min(step));
-        let mut memory = memory.map_err(|error| failed(io::Error::other(error), 0))?;
+        let memory = reading::memory(self.storage.alignment(), STEP_BYTES.min(step));
+        let mut memory = memory.map_err(|error| failed(error, 0))?;
         let buffer = memory.as_mut_slice();
         let block = usize::try_from(self.identity.block_bytes).unwrap_or(usize::MAX);
         let mut contents = Contents { zero: true, highest: None, highest_epoch: 0, unknown: None };

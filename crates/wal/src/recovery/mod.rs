@@ -35,6 +35,7 @@ use crate::{
     Error, ErrorKind, Lsn, Result,
     format::{FrameHeader, Identity, Purpose},
     io::{Access, LockError, Storage},
+    reading::FrameWalker,
     slots::{FreeSlot, Segment},
 };
 use std::{io, sync::Arc};
@@ -58,6 +59,9 @@ pub(crate) struct Policy {
     /// For a new log only, like the block and the time.
     pub(crate) segment_bytes: u64,
     pub(crate) block_bytes: u32,
+    /// Whether the block is what direct I/O is aligned to, where that is more. Nobody knows it before the
+    /// directory is there.
+    pub(crate) block_may_grow: bool,
     /// Seconds since 1970-01-01 UTC.
     pub(crate) created_at: u64,
     pub(crate) unreadable_is_torn: bool,
@@ -140,7 +144,8 @@ pub(crate) fn open<S: Storage>(storage: Arc<S>, policy: &Policy) -> Result<Recov
     let next_slot_number = names.next_slot_number();
     let mut survey = Survey::take(&storage, &identity, names, Access::ReadWrite)?;
     let unreadable = if policy.unreadable_is_torn { Unreadable::Torn } else { Unreadable::Refused };
-    let examined = examine(&storage, &identity, &mut survey, unreadable)?;
+    let walker = FrameWalker::new(identity, storage.alignment());
+    let examined = examine(&storage, &identity, &mut survey, unreadable, walker)?;
     if let Some(anchor) = policy.expect_at_least.filter(|_| !planted!("anchor-ignored")) {
         check_anchor(&*storage, &identity, &examined, anchor)?;
     }

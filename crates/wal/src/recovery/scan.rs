@@ -7,6 +7,8 @@ only when *all* frames of the segment before it are. So the log ends in the last
 frame, or in the one before it if that frame does not belong.
 */
 
+mod lost;
+
 use super::{
     decide::{Facts, Ground, LastFrame, Successor, Unreadable},
     survey::{Head, Survey, Surveyed},
@@ -100,13 +102,14 @@ pub(crate) fn scan_segment<F: File>(
         match walker.next(&segment, end) {
             Step::Frame(frame) => scan.take(&frame)?,
             Step::End | Step::Limit => break,
+            Step::NoMemory(error) => return Err(error),
             Step::Stop(stop) => {
                 scan.stop = stop;
                 break;
             }
         }
     }
-    scan.look_further(walker, identity, origin);
+    scan.look_further(walker, identity, origin)?;
     Ok(scan)
 }
 
@@ -137,21 +140,24 @@ impl<F: File> SegmentScan<F> {
     }
 
     /// Looks at every block from the stop on.
-    fn look_further(&mut self, walker: &mut FrameWalker<F>, identity: &Identity, origin: Origin) {
+    fn look_further(
+        &mut self,
+        walker: &mut FrameWalker<F>,
+        identity: &Identity,
+        origin: Origin,
+    ) -> Result<()> {
         let is_over = self.stop.kind == StopKind::Blank && planted!("zeros-end-the-log");
         if self.stop.kind == StopKind::Full || is_over {
-            return;
+            return Ok(());
         }
         if origin == Origin::Zeroed {
-            self.ground = match walker.block(&self.segment, self.stop.offset) {
-                Ok(block) if !reading::is_zero(block) => Ground::Disturbed,
-                _ => Ground::Zeroed,
-            };
+            let block = walker.block(&self.segment, self.stop.offset)?;
+            self.ground = if reading::is_zero(block) { Ground::Zeroed } else { Ground::Disturbed };
         }
         let block_bytes = u64::from(identity.block_bytes);
         let mut offset = self.stop.offset;
         while offset < identity.segment_bytes {
-            let bytes = match walker.sight(&self.segment, offset) {
+            let bytes = match walker.sight(&self.segment, offset)? {
                 Sight::Nothing => block_bytes,
                 Sight::Unknown { fault, epoch } => {
                     self.unknown.push(Unknown { offset, epoch, fault });
@@ -168,6 +174,7 @@ impl<F: File> SegmentScan<F> {
             };
             offset = offset.saturating_add(bytes);
         }
+        Ok(())
     }
 
     /// All headers valid for their place, in order of place.
@@ -395,53 +402,6 @@ impl<F: File> Scan<F> {
     /// The latest checkpoint: the one with the highest start mark.
     pub(crate) fn checkpoint(&self) -> Option<&(Lsn, Vec<u8>)> {
         self.chain.iter().filter_map(|scan| scan.checkpoint.as_ref()).max_by_key(|(mark, _)| *mark)
-    }
-
-    /// The first block from the tail on that the device refuses to show.
-    pub(crate) fn unreadable(&self) -> Option<(&Segment<F>, u64, &io::Error)> {
-        let tail = self.tail();
-        if let (None, Found::Error(error)) = (&tail.unreadable, &tail.stop.found) {
-            // It refused once, and somewhere in the frame.
-            return Some((&tail.segment, tail.stop.offset, error));
-        }
-        std::iter::once(tail).chain(&self.beyond).find_map(|scan| {
-            scan.unreadable.as_ref().map(|(offset, error)| (&scan.segment, *offset, error))
-        })
-    }
-
-    /// The frame at the tail, or the first one of the segment after it, if it is bad and no torn write: it cannot
-    /// be read, or a later frame says that it was durable. In which segment, where it is bad, and how.
-    pub(crate) fn lost_frame(&self) -> Option<(&Segment<F>, u64, &Found)> {
-        let tail = self.tail();
-        let sequence = tail.segment.sequence.saturating_add(1);
-        let next = self.beyond.first().filter(|scan| scan.segment.sequence == sequence);
-        let next = next.filter(|scan| scan.first.is_none());
-        let was_durable = |scan: &SegmentScan<F>| match self.proof() {
-            Some(Proof::Mark(frame)) => frame.durable_mark > scan.stop.lsn,
-            Some(Proof::Successor(_)) => scan.segment.sequence == tail.segment.sequence,
-            None => false,
-        };
-        let is_lost = |scan: &&SegmentScan<F>| match scan.stop.kind {
-            StopKind::Full => false,
-            StopKind::Unreadable => true,
-            _ => was_durable(scan),
-        };
-        // What is no frame at all may be room that the log left when it went on in the next segment.
-        let is_frame = self.torn_frame().is_some() || tail.stop.kind == StopKind::Unreadable;
-        let here = || Some(tail).filter(is_lost);
-        let scan = here().filter(|_| is_frame).or_else(|| next.filter(is_lost)).or_else(here)?;
-        let offset = match (&scan.stop.found, &scan.unreadable) {
-            (Found::Error(_), Some((offset, _))) => *offset,
-            _ => scan.stop.offset,
-        };
-        Some((&scan.segment, offset, &scan.stop.found))
-    }
-
-    /// The frame at the tail, if it is torn, or durable and rotten since: nothing tells.
-    pub(crate) fn torn_frame(&self) -> Option<(&Segment<F>, u64, &Found)> {
-        let SegmentScan { segment, stop, .. } = self.tail();
-        let is_torn = matches!(stop.kind, StopKind::TornHeader | StopKind::TornRecords);
-        is_torn.then_some((segment, stop.offset, &stop.found))
     }
 
     /// A frame of a later version at the tail or further on, that is not older than the last one that

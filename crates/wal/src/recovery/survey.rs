@@ -136,7 +136,7 @@ impl<F: File> Survey<F> {
             let failed =
                 |error| slot_error(&**storage, &slot.name, "look up a slot's length", error);
             let bytes = slot.file.len().map_err(failed)?;
-            let head = Head::read(&**storage, identity, &slot.file);
+            let head = Head::read(&**storage, identity, &slot)?;
             slots.push(Surveyed { slot, bytes, head });
         }
         let count = u64::try_from(slots.len()).unwrap_or(u64::MAX);
@@ -157,15 +157,22 @@ impl<F: File> Survey<F> {
 }
 
 impl Head {
-    /// Reads a slot's first block.
-    pub(crate) fn read<S: Storage>(storage: &S, identity: &Identity, file: &S::File) -> Self {
+    /// Reads a slot's first block. An error only if there is no memory to look.
+    pub(crate) fn read<S: Storage>(
+        storage: &S,
+        identity: &Identity,
+        slot: &Slot<S::File>,
+    ) -> Result<Self> {
         let block_bytes = usize::try_from(identity.block_bytes).unwrap_or(usize::MAX);
-        match reading::read_head(file, storage.alignment(), block_bytes) {
-            Err(error) => Self::Unreadable(error),
-            Ok(block) => match SegmentHeader::decode(identity, &block) {
+        match reading::read_head(&slot.file, storage.alignment(), block_bytes) {
+            Err(error) if reading::is_no_memory(&error) => {
+                Err(slot_error(storage, &slot.name, "read a slot's header", error))
+            }
+            Err(error) => Ok(Self::Unreadable(error)),
+            Ok(block) => Ok(match SegmentHeader::decode(identity, &block) {
                 Ok(header) => Self::Valid(header),
                 Err(fault) => Self::Invalid(fault),
-            },
+            }),
         }
     }
 }

@@ -54,8 +54,8 @@ pub(crate) fn examine<S: Storage>(
     identity: &Identity,
     survey: &mut Survey<S::File>,
     policy: Unreadable,
+    mut walker: FrameWalker<S::File>,
 ) -> Result<Examined<S::File>> {
-    let mut walker = FrameWalker::new(*identity, storage.alignment());
     scan::settle_twins(identity, survey, &mut walker)?;
     let scan = scan::scan(storage, identity, survey, &mut walker)?;
     let layout = layout::plan(&**storage, identity, survey, &scan)?;
@@ -87,8 +87,8 @@ pub(crate) fn checkpoint<S: Storage>(
     storage: &Arc<S>,
     identity: &Identity,
     survey: &Survey<S::File>,
+    mut walker: FrameWalker<S::File>,
 ) -> Result<Option<(Lsn, Vec<u8>)>> {
-    let mut walker = FrameWalker::new(*identity, storage.alignment());
     let scan = scan::scan(storage, identity, survey, &mut walker)?;
     let checkpoint = scan.checkpoint().cloned();
     let start_mark = checkpoint.as_ref().map_or(Lsn::ZERO, |(start_mark, _)| *start_mark);
@@ -295,6 +295,7 @@ pub(crate) fn check_anchor<S: Storage>(
                     Err(refused("none that starts there".into()))
                 };
             }
+            Step::NoMemory(error) => return Err(error),
             Step::End | Step::Limit => return Err(refused("room without a frame".to_owned())),
             Step::Stop(stop) => {
                 return Err(refused(stop.found.to_string()).with_offset(stop.offset));

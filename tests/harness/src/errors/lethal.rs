@@ -135,6 +135,10 @@ impl Storage for Lethal {
         self.inner.alignment()
     }
 
+    fn physical_block_bytes(&self) -> u32 {
+        self.inner.physical_block_bytes()
+    }
+
     fn depth_max(&self) -> u32 {
         self.inner.depth_max()
     }

@@ -86,6 +86,10 @@ impl Storage for Disk {
         Alignment::SECTOR_512
     }
 
+    fn physical_block_bytes(&self) -> u32 {
+        4096
+    }
+
     fn depth_max(&self) -> u32 {
         self.shared.depth
     }

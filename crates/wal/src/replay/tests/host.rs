@@ -5,6 +5,7 @@ use crate::{
     ErrorKind,
     format::Identity,
     io::{Access, Host, LockError, Memory, Profile, Storage, Wake, Word},
+    options::Options,
     recovery::{
         Policy,
         handmade::{BLOCK, Handmade, SEGMENT, policy, put},
@@ -68,6 +69,9 @@ impl Storage for Told {
     }
     fn alignment(&self) -> Alignment {
         Alignment::new(self.sector).unwrap()
+    }
+    fn physical_block_bytes(&self) -> u32 {
+        u32::try_from(self.sector).unwrap()
     }
     fn depth_max(&self) -> u32 {
         self.memory.depth_max()
@@ -168,6 +172,18 @@ fn a_log_on_large_sectors_opens_again() {
     let found = open(Arc::new(storage.clone()), &policy).unwrap();
     assert!(!found.report.created);
     assert_eq!(found.identity.block_bytes, 8192);
+}
+
+/// The block was to be the device's, whose direct I/O takes larger pieces than blocks are by default. What was
+/// asked for had no block to give, and was refused.
+#[test]
+fn the_block_of_a_device_can_be_written_on_it() {
+    for (sector, block_bytes) in [(512, 512), (4096, 4096), (16_384, 16_384)] {
+        let storage = Told { sector, ..Told::new(Memory::new()) };
+        let options = Options::new().segment_bytes(1 << 20).block_of_device();
+        let replay = options.open_in(storage).unwrap();
+        assert_eq!(replay.report().block_bytes, block_bytes);
+    }
 }
 
 /// A log of small blocks was moved to a device with larger sectors: two blocks would share one, and writing
