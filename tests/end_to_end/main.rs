@@ -22,6 +22,7 @@ mod cli;
 mod corpus;
 mod craft;
 mod damage;
+mod end_of_log;
 mod golden;
 mod input;
 mod panics;
