@@ -291,8 +291,10 @@ fn resume(image: &Image, capacity: u64, bytes: Bytes, found: &Found, reached: &m
     match read(&storage) {
         Answer::Opened(third) => {
             assert!(third.records == expected, "appended, and then other records");
-            let is_clean = third.verdict == Verdict::Clean && third.clean_close;
-            assert!(is_clean || was_cut, "closed, and not clean");
+            match &third.cut {
+                Some(cut) => assert!(is_further(cut), "closed, and then {cut:?}"),
+                None => assert!(third.clean_close || was_cut, "closed, and not clean"),
+            }
         }
         answer => panic!("closed, and then {answer:?}"),
     }

@@ -119,7 +119,8 @@ fn whichever_block_is_bad_the_refusal_names_it() {
         assert!(std::error::Error::source(&error).is_some(), "{story}");
         refused += 1;
     }
-    assert!(refused > 40 && harmless > 10, "{refused} refused, {harmless} harmless");
+    // How many slots were used again, or not yet, is for the preparer to say.
+    assert!(refused > 40 && harmless > 0, "{refused} refused, {harmless} harmless");
 }
 
 /// The same where the frame with the latest checkpoint is rotten, and the device says nothing: the frame is what
