@@ -113,10 +113,10 @@ impl Options {
     }
 
     /// The block is the device's physical one if that is smaller than 4096 bytes, else 4096, but never below
-    /// what direct I/O to it is aligned to; used when the log is created. Where it is 512 a small lone commit takes an eighth of the room, and as much less of
-    /// it is written and read again. Not the default: a log with small blocks cannot be opened on a device
-    /// with larger ones, wherever it is copied to; and not every disk that calls its blocks small writes
-    /// small ones as fast.
+    /// what direct I/O to it is aligned to; used when the log is created. Where it is 512 a small lone commit
+    /// takes an eighth of the room, and as much less of it is written and read again. Not the default: a log
+    /// with small blocks cannot be opened on a device with larger ones, wherever it is copied to; and not
+    /// every disk that calls its blocks small writes small ones as fast.
     pub fn block_of_device(self) -> Self {
         Self { block: Block::OfDevice, ..self }
     }
