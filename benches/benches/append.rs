@@ -40,8 +40,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn appends(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
     let directory = fresh_directory(None)?;
     let log = RecycledLog::create(&directory.path().join("log"), &Options::new(), LOG_SPAN)?;
-    let forms: [(&str, u64, u64, Form); 5] = [
+    let forms: [(&str, u64, u64, Form); 6] = [
         ("append", 1, BURST_RECORDS, |wal| Ok(wal.append(black_box(&RECORD))?.lsn())),
+        ("append_untracked", 1, BURST_RECORDS, |wal| wal.append_untracked(black_box(&RECORD))),
         ("append_with", 1, BURST_RECORDS, |wal| {
             Ok(wal
                 .append_with(RECORD_BYTES, |room| room.copy_from_slice(black_box(&RECORD)))?

@@ -205,6 +205,52 @@ fn records_of_no_bytes_are_records() {
     assert_eq!(records, expected);
 }
 
+/// A bulk load asks about no record by itself: each has its place in the order of the calls, among those with
+/// tickets, and the ticket of a later one, or a flush, speaks for all before it.
+#[test]
+fn records_without_a_ticket_are_durable_with_those_after_them() {
+    let options = quiet();
+    let storage = Memory::new();
+    let wal = open(&options, storage.clone()).unwrap();
+    let mut expected = Vec::new();
+    for index in 0..300_u32 {
+        let payload = index.to_le_bytes().repeat(1 + usize::try_from(index % 50).unwrap());
+        let lsn = match index % 10 {
+            9 => wal.append(&payload).unwrap().wait().unwrap(),
+            _ => wal.append_untracked(&payload).unwrap(),
+        };
+        assert_eq!(wal.durable_lsn() > lsn, index % 10 == 9, "record {index}");
+        expected.push((lsn, payload));
+    }
+    let last = wal.append_untracked(b"the last one").unwrap();
+    expected.push((last, b"the last one".to_vec()));
+    assert!(wal.flush().unwrap() > last);
+    drop(wal);
+    let (records, ..) = replay_when_free(&options, &storage).unwrap();
+    assert!(records == expected);
+}
+
+/// The room that a closure fills in place is zero, also where a longer record of another frame stood in the
+/// same memory: what it leaves alone is nobody's bytes.
+#[test]
+fn room_that_is_filled_in_place_shows_nothing_of_the_past() {
+    let options = quiet();
+    let storage = Memory::new();
+    let wal = open(&options, storage.clone()).unwrap();
+    // More than the pool: every buffer has been used.
+    for _ in 0..40 {
+        wal.append(&[7; 9000]).unwrap().wait().unwrap();
+    }
+    let mut positions = Vec::new();
+    for bytes in [1, 100, 5000, 9000] {
+        let ticket = wal.append_with(bytes, |room| assert!(room.iter().all(|byte| *byte == 0)));
+        positions.push((ticket.unwrap().wait().unwrap(), vec![0; bytes]));
+    }
+    drop(wal);
+    let (records, ..) = replay_when_free(&options, &storage).unwrap();
+    assert!(records[40..] == positions);
+}
+
 /// After a close every call says so, and the records appended before it are durable though nobody
 /// waited: also for tickets that outlive the handle.
 #[test]
@@ -219,6 +265,7 @@ fn a_close_makes_durable_and_then_refuses() {
     batch.push(b"late").unwrap();
     let answers = [
         kind_of(wal.append(b"late")),
+        kind_of(wal.append_untracked(b"late")),
         kind_of(wal.try_append(b"late")),
         kind_of(wal.append_with(1, |_| ())),
         kind_of(block_on(wal.append_async(b"late"))),
@@ -227,7 +274,7 @@ fn a_close_makes_durable_and_then_refuses() {
         kind_of(wal.flush()),
         kind_of(wal.close()),
     ];
-    assert_eq!(answers, [Some(ErrorKind::Closed); 8]);
+    assert_eq!(answers, [Some(ErrorKind::Closed); 9]);
     drop(wal);
     assert!(pending.is_durable());
     assert_eq!(pending.wait().unwrap(), lsn);

@@ -76,8 +76,8 @@ impl Desk {
 }
 
 impl LentBuffer {
-    /// Lends the next `bytes` bytes, all of them zero, or `None`, and no change, if fewer than that are
-    /// left.
+    /// Lends the next `bytes` bytes, or `None`, and no change, if fewer than that are left. They are
+    /// whatever they were: whoever gets them writes every one.
     ///
     /// # Panics
     ///
@@ -85,11 +85,7 @@ impl LentBuffer {
     #[inline]
     #[must_use]
     pub fn reserve<'a>(&mut self, desk: &'a Desk, bytes: usize) -> Option<LentRoom<'a>> {
-        let (offset, mut stretch) = self.span.carve(&desk.0, bytes)?;
-        let bytes = stretch.bytes_mut();
-        let stale = self.span.dirty().saturating_sub(offset).min(bytes.len());
-        bytes[..stale].fill(0);
-        Some(LentRoom(stretch))
+        self.span.carve(&desk.0, bytes).map(LentRoom)
     }
 
     /// The buffer, once every room was given back. There is nothing here any more then.
@@ -176,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn rooms_begin_behind_what_the_buffer_holds_and_as_zeros() {
+    fn rooms_begin_behind_what_the_buffer_holds_and_are_not_wiped() {
         let desk = Desk::new();
         let mut mine = buffer();
         mine.as_mut_slice().fill(9);
         mine.reserve(3).unwrap().fill(7);
         let mut lent = desk.lend(mine);
         let mut room = lent.reserve(&desk, 2).unwrap();
-        assert_eq!(*room, [0, 0]);
+        assert_eq!(*room, [9, 9]);
         room.fill(8);
         drop(room);
         let mut mine = lent.reclaim().unwrap();
@@ -199,7 +195,6 @@ mod tests {
             let mut lent = desk.lend(pool.take().unwrap());
             assert_eq!(pool.available(), 0);
             let mut room = lent.reserve(&desk, 300 - round * 100).unwrap();
-            assert!(room.iter().all(|byte| *byte == 0));
             room.fill(9);
             drop(room);
             if round == 1 {

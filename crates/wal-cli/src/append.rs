@@ -94,8 +94,8 @@ fn append_all<R: BufRead>(wal: &Wal, mut records: Records<R>) -> (Appended, Opti
             Ok(None) => return (appended, None),
             Err(text) => return (appended, Some(text)),
         };
-        // The ticket is dropped: the flush at the end waits for all of them at once.
-        match wal.append(record).map(|ticket| ticket.lsn()) {
+        // The flush at the end waits for all of them at once.
+        match wal.append_untracked(record) {
             Ok(lsn) => {
                 appended.range = Some((appended.range.map_or(lsn, |(first, _)| first), lsn));
                 appended.records += 1;

@@ -79,9 +79,9 @@ impl Default for Options {
         Self {
             segment_bytes: 16 << 20,
             block: Block::Bytes(BLOCK_BYTES_DEFAULT),
-            pool_bytes: 8 << 20,
+            pool_bytes: 16 << 20,
             frame_bytes: 1 << 20,
-            depth: 4,
+            depth: 8,
             linger: Duration::from_millis(10),
             confirm_after: Duration::from_secs(1),
             log_bytes_max: u64::MAX,
@@ -121,7 +121,7 @@ impl Options {
         Self { block: Block::OfDevice, ..self }
     }
 
-    /// The memory for frames in bytes, from two frames to 1 GiB. Default 8 MiB. Appends wait, or
+    /// The memory for frames in bytes, from two frames to 1 GiB. Default 16 MiB. Appends wait, or
     /// answer [`ErrorKind::WouldBlock`], while all of it waits for the disk.
     pub fn pool_bytes(self, bytes: u64) -> Self {
         Self { pool_bytes: bytes, ..self }
@@ -133,7 +133,7 @@ impl Options {
         Self { frame_bytes: bytes, ..self }
     }
 
-    /// How many full frames may be in flight at once, from 1 to 64. Default 4. The storage may allow
+    /// How many full frames may be in flight at once, from 1 to 64. Default 8. The storage may allow
     /// less. Frames that are not full are always written one at a time.
     pub fn depth(self, frames: u32) -> Self {
         Self { depth: frames, ..self }

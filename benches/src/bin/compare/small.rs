@@ -67,7 +67,7 @@ pub(crate) fn memory(bench: &Bench) -> Outcome {
         subject: "resident memory of a writer: what a log 16 times as long adds, MiB".to_owned(),
         bound: Bound::AtMost(MEMORY_NOISE_MIB),
         figure: Spread::of(vec![large - small]),
-        detail: format!("{small:.1} MiB at 64 MiB, {large:.1} MiB at 1 GiB; the pool is 8 MiB"),
+        detail: format!("{small:.1} MiB at 64 MiB, {large:.1} MiB at 1 GiB; the pool is 16 MiB"),
     }])
 }
 

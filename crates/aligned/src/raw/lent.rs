@@ -52,18 +52,13 @@ impl LentSpan {
         Self { span: Some(span), returns: Arc::clone(returns), lent: 0 }
     }
 
-    /// Lends the next `bytes` bytes and tells where they begin; `None`, and no change, if so many
-    /// are not left.
+    /// Lends the next `bytes` bytes; `None`, and no change, if so many are not left.
     ///
     /// # Panics
     ///
     /// If `returns` are those of another span.
     #[inline]
-    pub(crate) fn carve<'a>(
-        &mut self,
-        returns: &'a Returns,
-        bytes: usize,
-    ) -> Option<(usize, Stretch<'a>)> {
+    pub(crate) fn carve<'a>(&mut self, returns: &'a Returns, bytes: usize) -> Option<Stretch<'a>> {
         assert!(ptr::eq(returns, &raw const *self.returns), "the returns of this span");
         let span = self.span.as_ref()?;
         // Relaxed, and no exchange: `&mut self` proves that nobody else moves the cursor.
@@ -81,19 +76,13 @@ impl LentSpan {
         // Invariant: the cursor moved over exactly these bytes and never goes back before `reclaim`, so no
         // other stretch covers them. The span, and with it the memory, stays until the count that was
         // just raised is matched, which this stretch's drop alone can do; or it is leaked.
-        Some((offset, Stretch { start, len: bytes, returns, filler: PhantomData }))
+        Some(Stretch { start, len: bytes, returns, filler: PhantomData })
     }
 
     /// How many bytes were lent.
     #[inline]
     pub(crate) fn cursor(&self) -> usize {
         self.span.as_ref().map_or(0, Span::cursor)
-    }
-
-    /// Up to where the bytes above the cursor may hold anything but zeros.
-    #[inline]
-    pub(crate) fn dirty(&self) -> usize {
-        self.span.as_ref().map_or(0, Span::dirty)
     }
 
     /// The span, once every stretch came back; the returns are free for another then.

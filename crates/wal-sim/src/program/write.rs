@@ -235,9 +235,10 @@ impl<S: Storage> Writer<S> {
         if count == 1 {
             let record = self.record(0);
             let batch = self.begin(vec![record.clone()]);
-            let outcome = match self.random.below(6) {
+            let outcome = match self.random.below(7) {
                 0 => self.wal.try_append(&record),
                 1 => self.life.world().clone().block_on(self.wal.append_async(&record)),
+                2 => return self.append_untracked(batch, &record),
                 _ => self.wal.append(&record),
             };
             self.placed(batch, outcome);
@@ -255,6 +256,14 @@ impl<S: Storage> Writer<S> {
         let batch = self.begin(records);
         let outcome = staged.append();
         self.placed(batch, outcome);
+    }
+
+    /// Of this one only the durable mark will tell.
+    fn append_untracked(&mut self, batch: u64, record: &[u8]) {
+        match self.wal.append_untracked(record) {
+            Ok(lsn) => self.life.note(Said::Placed { batch, lsn }),
+            Err(error) => self.refused(batch, &error),
+        }
     }
 
     fn fill_in_place(&mut self) {

@@ -50,7 +50,13 @@ impl<S: Storage> Engine<S> {
     /// Appends one record. `wait` says what to do without room: `Some` to wait, `None` to refuse.
     #[inline]
     pub(crate) fn append(self: &Arc<Self>, payload: &[u8]) -> Result<Place> {
-        self.append_filled(payload.len(), RecordKind::Data, |room| room.copy_from_slice(payload))
+        self.check_caller()?;
+        let request = self.request_one(payload.len(), Class::User)?;
+        let mut wait = RoomWait::default();
+        let (Grant { room, place }, core) = self.reserve_waiting(request, &mut wait)?;
+        self.leave(core, &mut wait);
+        self.copy(room, place.lsn, payload);
+        Ok(place)
     }
 
     /// The same, but answers [`ErrorKind::WouldBlock`] instead of waiting.
@@ -105,9 +111,7 @@ impl<S: Storage> Engine<S> {
             match self.reserve(&mut core, request, wait) {
                 Ok(Ok(Grant { room, place })) => {
                     self.leave(core, wait);
-                    self.encode(room, place.lsn, RecordKind::Data, payload.len(), |room| {
-                        room.copy_from_slice(payload);
-                    });
+                    self.copy(room, place.lsn, payload);
                     return Ok(Ok(place));
                 }
                 Ok(Err(Short::Allocation)) => {
@@ -256,7 +260,15 @@ impl<S: Storage> Engine<S> {
             .with_expected_found(format!("at most {} bytes", self.record_bytes_max()), bytes)
     }
 
-    /// Fills and checksums a record in its room, outside the lock.
+    /// Copies a record into its room and checksums it, outside the lock.
+    #[inline]
+    fn copy(&self, mut room: LentRoom<'_>, lsn: Lsn, payload: &[u8]) {
+        sync::point();
+        room[RECORD_HEADER_BYTES..][..payload.len()].copy_from_slice(payload);
+        format::encode_record(&mut room, self.seed, lsn, RecordKind::Data, payload.len());
+    }
+
+    /// Has a record filled in its room, which is zeros at first, and checksums it, outside the lock.
     #[inline]
     fn encode(
         &self,
@@ -267,6 +279,7 @@ impl<S: Storage> Engine<S> {
         fill: impl FnOnce(&mut [u8]),
     ) {
         let mut filling = Filling { engine: self, room: &mut room, lsn, length, done: false };
+        filling.room.fill(0);
         FILLING.set(true);
         sync::point();
         fill(&mut filling.room[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + length]);

@@ -165,8 +165,9 @@ impl<S: Storage> Engine<S> {
             .map_err(|error| Error::new(ErrorKind::Io, format!("memory for frames: {error}")))?;
         let witness = ForkWitness::new()
             .map_err(|error| Error::from_io("a page that tells a fork", error))?;
-        // Every pool buffer can be a frame, and so can one record that fits no pool buffer.
-        let ring = count + 1;
+        // Every pool buffer can be a frame, and so can one record that fits no pool buffer. A power of two: an
+        // append looks up its frame three times, which would be three divisions.
+        let ring = (count + 1).next_power_of_two();
         let depth = settings.depth.min(start.storage.depth_max()).max(1);
         let mut segments = Segments {
             live: VecDeque::from(start.segments),

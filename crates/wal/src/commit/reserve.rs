@@ -66,7 +66,8 @@ pub(super) enum Short {
     Allocation,
 }
 
-/// Room that was granted. The frame is not written before it is dropped.
+/// Room that was granted, every byte of which is to be written. The frame is not written before it is
+/// dropped.
 pub(super) struct Grant<'a> {
     pub(super) room: LentRoom<'a>,
     pub(super) place: Place,

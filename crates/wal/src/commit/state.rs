@@ -315,6 +315,7 @@ impl<S: Storage> Core<S> {
 
 /// The place of frame `frame` in a ring of `length`.
 pub(super) fn ring_index(frame: u64, length: usize) -> usize {
-    let length = u64::try_from(length).unwrap_or(u64::MAX);
-    usize::try_from(frame % length).unwrap_or(0)
+    debug_assert!(length.is_power_of_two(), "the ring's length");
+    let mask = u64::try_from(length - 1).unwrap_or(u64::MAX);
+    usize::try_from(frame & mask).unwrap_or(0)
 }

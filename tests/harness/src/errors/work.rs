@@ -288,6 +288,7 @@ impl Work {
         let (_, lsn) = self.line().last.unwrap_or((0, Lsn::ZERO));
         let answers = [
             ("append", wal.append(b"late").map(drop)),
+            ("append_untracked", wal.append_untracked(b"late").map(drop)),
             ("try_append", wal.try_append(b"late").map(drop)),
             ("append_with", wal.append_with(8, |_| ()).map(drop)),
             ("checkpoint", wal.checkpoint(wal.start_mark().max(lsn), b"").map(drop)),

@@ -277,6 +277,7 @@ impl Work {
         expect(durable <= from, || format!("durable up to {durable}, but unknown from {from} on"))?;
         let answers = [
             ("append", wal.append(b"late").map(drop)),
+            ("append_untracked", wal.append_untracked(b"late").map(drop)),
             ("try_append", wal.try_append(b"late").map(drop)),
             ("checkpoint", wal.checkpoint(wal.start_mark().max(last), b"").map(drop)),
             ("flush", wal.flush().map(drop)),
