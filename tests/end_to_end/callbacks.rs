@@ -182,6 +182,25 @@ fn a_slow_callback_holds_up_no_full_frame() {
     });
 }
 
+/// A callback takes its time on the log's only thread, and nothing else is appended. The frame that it was
+/// told of has to be vouched for meanwhile, or the log's last record stays without proof for as long.
+#[test]
+fn a_slow_callback_holds_up_no_confirmation() {
+    let disk = Faulty::in_memory();
+    let wal = at_rest(&tight().confirm_after(Duration::from_millis(1)), disk);
+    let (go, may_end) = mpsc::channel::<()>();
+    let (entered, is_in) = mpsc::channel();
+    let before = wal.stats().frames;
+    wal.append(b"the last one").unwrap().on_durable(move |_| {
+        entered.send(()).unwrap();
+        // Ends when the test does, if not before.
+        let _ = may_end.recv();
+    });
+    without_hanging("a callback that is never called", move || is_in.recv().unwrap());
+    eventually("the last frame is vouched for", || wal.stats().frames == before + 2);
+    drop(go);
+}
+
 /// The waker of a task that holds something: dropped with the last of its wakers, as an executor does it.
 struct Holds<T>(T);
 
@@ -314,6 +333,27 @@ fn a_waker_that_panics_leaves_no_record_unwritten() {
         last = Some(record.payload().to_vec());
     }
     assert_eq!(last, Some(vec![3; 5000]));
+}
+
+/// A ticket moves to another task while it is awaited, and the last waker of the first one panics when it is
+/// dropped. That is no affair of the second task.
+#[test]
+fn a_waker_that_panics_when_it_is_dropped_harms_nobody() {
+    struct PanicsAtItsEnd;
+    impl Drop for PanicsAtItsEnd {
+        fn drop(&mut self) {
+            panic!("the executor is gone");
+        }
+    }
+    let disk = Faulty::in_memory();
+    let wal = open(&tight(), disk.clone()).unwrap();
+    let gate = disk.control().gate(On::frame());
+    let mut ticket = Box::pin(wal.append(b"awaited").unwrap());
+    assert!(poll(&mut ticket, &Waker::from(Arc::new(Holds(PanicsAtItsEnd)))).is_pending());
+    assert!(poll(&mut ticket, Waker::noop()).is_pending());
+    gate.open();
+    block_on(ticket).unwrap();
+    wal.close().unwrap();
 }
 
 /// Nobody waits, and records linger for an hour: a frame that is full is written all the same.

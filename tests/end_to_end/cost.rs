@@ -1,6 +1,8 @@
-//! What group commit does not do: wake in vain, and call the system for each record.
+//! What group commit does not do: wake in vain, call the system for each record, and burn a processor.
 
-use std::thread;
+use crate::spy::Spy;
+use std::{sync::mpsc, thread};
+use wal::io::Memory;
 use wal_tests::{
     eventually,
     fault::{Faulty, On, Woken},
@@ -65,4 +67,32 @@ fn appending_makes_no_system_call_per_record() {
     assert!(frames >= RECORDS * 128 / (256 << 10), "{frames} frames");
     // A write, a committer's wake-up and its sleep after it; and what the log's threads look after.
     assert!(calls <= 8 * frames + 40, "{calls} calls for {frames} frames");
+}
+
+/// A record is serialised in place, and that takes its time, while somebody waits for the frame that it is in.
+/// Who writes the frame first gives its processor away, for the copy may need nothing else, and then sleeps;
+/// looking without a pause it would burn a processor for as long as a stranger's closure likes.
+#[test]
+fn who_waits_for_a_copy_yields_and_then_sleeps() {
+    let spy = Spy::new(Memory::new());
+    let wal = open(&quiet(), spy.clone()).unwrap();
+    let before = spy.rests();
+    let (entered, is_in) = mpsc::channel();
+    thread::scope(|scope| {
+        let (wal, spy) = (&wal, &spy);
+        let filling = scope.spawn(move || {
+            let fill = |room: &mut [u8]| {
+                entered.send(()).unwrap();
+                eventually("the writer sleeps", || spy.rests().sleeps > before.sleeps);
+                let yields = spy.rests().yields - before.yields;
+                assert!(yields >= 100, "{yields} yields before the first sleep");
+                room.fill(7);
+            };
+            drop(wal.append_with(100, fill).unwrap());
+        });
+        is_in.recv().unwrap();
+        wal.append(b"in the same frame").unwrap().wait().unwrap();
+        filling.join().unwrap();
+    });
+    wal.close().unwrap();
 }

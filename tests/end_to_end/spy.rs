@@ -32,6 +32,14 @@ struct SpyState {
     late_threads: Option<(String, u32)>,
     may_start: bool,
     is_off: bool,
+    rests: Rests,
+}
+
+/// How often somebody gave way to other threads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rests {
+    pub(crate) yields: u32,
+    pub(crate) sleeps: u32,
 }
 
 /// Something that was done to a file.
@@ -106,6 +114,10 @@ impl Spy {
 
     pub(crate) fn start_late_threads(&self) {
         self.state.lock().may_start = true;
+    }
+
+    pub(crate) fn rests(&self) -> Rests {
+        self.state.lock().rests
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {
@@ -223,10 +235,12 @@ impl Host for Spy {
     }
 
     fn sleep(&self, time: Duration) {
+        self.state.lock().rests.sleeps += 1;
         self.inner.sleep(time);
     }
 
     fn yield_now(&self) {
+        self.state.lock().rests.yields += 1;
         self.inner.yield_now();
     }
 

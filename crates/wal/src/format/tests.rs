@@ -158,6 +158,15 @@ fn a_segment_header_with_a_base_of_its_own_is_refused() {
     }
 }
 
+/// The tag has 28 bits for a payload's length, and its kind right above them. A length that is one more would
+/// be taken for a payload of nothing, of another kind.
+#[test]
+fn no_length_reaches_into_the_kind() {
+    assert_eq!(RECORD_PAYLOAD_MAX, 0x0fff_ffff);
+    assert_eq!(record_bytes(RECORD_PAYLOAD_MAX), RECORD_HEADER_BYTES + 0x1000_0000);
+    assert!(std::panic::catch_unwind(|| record_bytes(RECORD_PAYLOAD_MAX + 1)).is_err());
+}
+
 /// A later version gives a meaning to a byte that no field covers today. What this version would overlook it
 /// has to refuse, and what it takes is what it would have written itself.
 #[test]

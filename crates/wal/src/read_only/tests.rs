@@ -104,6 +104,21 @@ fn nothing_behind_a_missing_segment_is_yielded() {
     assert_eq!(read_to_damage(&log, 0), (Vec::new(), ErrorKind::Corrupt));
 }
 
+/// The log's end lost its first frame, and the segment before it: nobody knows where the log begins. It was
+/// taken to begin at its beginning, which was released, and nothing was read of what is there.
+#[test]
+fn a_damaged_log_that_begins_nobody_knows_where_is_read_from_what_is_there() {
+    let mut log = log();
+    log.rotate(3);
+    let first = log.frame(&[b"the last"]);
+    log.at(first + 10, 1)[0] ^= 1;
+    log.files.remove(&0);
+    log.files.remove(&2);
+    let second = SEGMENT..2 * SEGMENT;
+    let there: Vec<u64> = log.records.range(second).map(|(lsn, _)| *lsn).collect();
+    assert_eq!(read_to_damage(&log, 0), (there, ErrorKind::Corrupt));
+}
+
 /// A slot that still holds a released segment stands before a hole that is none: the segments in it
 /// were released too. Of a damaged log that was forgotten; reading began there, and never got further.
 #[test]

@@ -4,6 +4,7 @@ mod bad_blocks;
 mod damage;
 mod edges;
 mod host;
+mod lost_frames;
 mod tails;
 
 use super::Replay;

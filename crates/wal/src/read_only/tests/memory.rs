@@ -4,6 +4,7 @@
 use super::{ReadOnly, log};
 use crate::{
     ErrorKind, Lsn, Result,
+    format::Origin,
     io::{Host, Memory},
     options::{Options, UnreadableTail},
     reading::{scarce, was_no_memory},
@@ -93,7 +94,8 @@ fn what_no_memory_was_left_for_is_not_cut() {
     }
 }
 
-/// Sound, torn, with a damaged frame, and with slots whose header is gone, and looked through for frames.
+/// Sound, torn, with a damaged frame, with slots whose header is gone, and looked through for frames, and with
+/// one whose header is older than its frames.
 #[test]
 fn a_lack_of_memory_is_no_damage() {
     let sound = log();
@@ -108,12 +110,16 @@ fn a_lack_of_memory_is_no_damage() {
     let mut missing = log();
     missing.files.remove(&1);
     missing.files.insert(7, vec![9; missing.files[&0].len()]);
+    let mut outdated = log();
+    outdated.segment(0, 1, Origin::Zeroed);
+    outdated.files.remove(&0);
     for (what, log) in [
         ("sound", sound),
         ("torn", torn),
         ("damaged", damaged),
         ("headless", headless),
         ("missing", missing),
+        ("outdated", outdated),
     ] {
         let storage = log.storage();
         for choice in [UnreadableTail::Refuse, UnreadableTail::TreatAsTorn] {

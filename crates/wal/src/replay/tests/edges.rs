@@ -139,6 +139,13 @@ fn what_was_read_is_counted() {
         log.files.insert(7 + u32::try_from(slots).unwrap(), vec![0; length(SEGMENT)]);
         assert_eq!(read(&log), base + slots * (BLOCK + SEGMENT), "{slots} more slots");
     }
+    // Of a slot that was released, its head and the first frame, which may be newer.
+    let mut log = two_segments();
+    log.rotate(2);
+    log.checkpoint(2 * SEGMENT, b"");
+    let with = read(&log);
+    log.files.remove(&0);
+    assert_eq!(with, read(&log) + 2 * BLOCK);
 }
 
 /// What lies in a file behind its segment belongs to nobody: not to a free slot, and not to a log that ends
