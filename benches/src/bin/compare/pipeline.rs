@@ -28,15 +28,15 @@ const LOG_SPAN: u64 = 256 << 20;
 
 /// Frame KiB, depth and pool MiB of the logs beside the one with default options.
 const VARIANTS: [(u32, u32, u64); 9] = [
-    (256, 2, 8),
-    (256, 4, 8),
-    (256, 8, 8),
-    (512, 1, 8),
-    (512, 2, 8),
+    (256, 8, 16),
+    (512, 8, 8),
     (512, 8, 16),
     (1024, 2, 8),
     (1024, 4, 8),
     (1024, 4, 16),
+    (1024, 8, 32),
+    (2048, 4, 16),
+    (2048, 8, 32),
 ];
 
 pub(crate) fn pipeline(bench: &Bench, variants: bool) -> Outcome {
