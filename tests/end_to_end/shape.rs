@@ -229,6 +229,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("crates/aligned/src/raw/lent.rs", "memory that is filled without a borrow of its owner"),
     ("crates/aligned/src/raw/wiped_page.rs", "the page that tells a fork"),
     ("benches/ring/src/ring.rs", "a ring: the kernel reads what a call named earlier"),
+    ("benches/reading/src/mapping.rs", "mapped segments, which a benchmark compares with reads"),
     ("tests/src/fork.rs", "fork, which only a test of forks calls"),
     ("tests/allocations/main.rs", "an allocator that counts"),
     ("tests/interleavings/tests/orders.rs", "cells that loom watches, which threads share"),
