@@ -171,4 +171,11 @@ fn checkpoints_are_neither_lost_nor_made_up() {
 fn a_log_that_was_closed_says_so() {
     let text = complaint(|_, found| found.clean_close = false);
     assert_eq!(text, "the log was closed, and says that it was not");
+    // What was torn long ago may stand behind the closing frame, and is cut there; that frame is not.
+    let (mut said, mut found) = log();
+    (found.clean_close, found.was_cut) = (false, true);
+    Model::of(&said).check(&found).unwrap();
+    said.insert(said.len() - 1, Said::Durable(found.tail));
+    let text = Model::of(&said).check(&found).unwrap_err();
+    assert_eq!(text, "the log was closed, and says that it was not");
 }

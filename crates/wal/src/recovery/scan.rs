@@ -36,6 +36,8 @@ pub(crate) struct SegmentScan<F> {
     /// Where they end.
     pub(crate) stop: Stop,
     pub(crate) ground: Ground,
+    /// The epoch that a damaged header there names.
+    claimed_epoch: Option<u64>,
     /// Headers valid for their place from there on, and whether their frames are intact.
     pub(crate) sightings: Vec<(FrameHeader, bool)>,
     /// Headers from the stop on whose purpose this version does not know.
@@ -92,6 +94,7 @@ pub(crate) fn scan_segment<F: File>(
         last_record: None,
         checkpoint: None,
         ground: Ground::Recycled,
+        claimed_epoch: None,
         sightings: Vec::new(),
         unknown: Vec::new(),
         unreadable: None,
@@ -150,8 +153,11 @@ impl<F: File> SegmentScan<F> {
         if self.stop.kind == StopKind::Full || is_over {
             return Ok(());
         }
+        let block = walker.block(&self.segment, self.stop.offset)?;
+        if self.stop.kind == StopKind::TornHeader {
+            self.claimed_epoch = FrameHeader::claimed_epoch(block);
+        }
         if origin == Origin::Zeroed {
-            let block = walker.block(&self.segment, self.stop.offset)?;
             self.ground = if reading::is_zero(block) { Ground::Zeroed } else { Ground::Disturbed };
         }
         let block_bytes = u64::from(identity.block_bytes);
@@ -424,8 +430,12 @@ impl<F: File> Scan<F> {
             Some((header, _)) if header.purpose == Purpose::Records => LastFrame::Filled,
             Some(_) => LastFrame::Empty,
         };
+        // Behind a close its writer writes nothing: a damaged header there is older, as one in the same
+        // segment would be, unless a later writer's.
+        let closed = self.last().filter(|(last, _)| last.purpose == Purpose::Close);
+        let closed = closed.map(|(last, _)| last.epoch);
         let successor = self.beyond.first().map_or(Successor::Absent, |scan| {
-            if scan.first.is_none() && scan.stop.kind == StopKind::TornHeader {
+            if scan.first.is_none() && scan.claimed_epoch > closed {
                 Successor::Torn
             } else if scan.first.is_none() && scan.ground == Ground::Disturbed {
                 Successor::Disturbed

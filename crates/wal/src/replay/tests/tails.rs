@@ -259,6 +259,38 @@ fn a_torn_header_from_before_a_close_is_no_torn_tail() {
     assert_eq!(cut_at(&log), Some(torn));
 }
 
+/// The same where the close fills its segment to the last block, and what an older writer left stands where the
+/// next segment's first frame will.
+#[test]
+fn a_damaged_header_in_the_segment_after_a_close_is_older() {
+    let mut log = Handmade::new();
+    log.reopen();
+    log.segment(1, 1, Origin::Zeroed);
+    let tail = (log.lsn, log.crc, log.ordinal);
+    log.enter(1);
+    let torn = log.frame(&[b"torn"]);
+    log.at(torn + 20, 1)[0] ^= 0xff;
+    log.records.retain(|lsn, _| *lsn < torn);
+    (log.lsn, log.crc, log.ordinal) = tail;
+    log.reopen();
+    while log.lsn < SEGMENT - BLOCK {
+        log.mark = log.lsn;
+        log.frame(&[b"acknowledged"]);
+    }
+    let report = log.open().unwrap().report;
+    assert!(report.cut.is_some(), "a torn frame of this writer, perhaps");
+    log.mark = log.lsn;
+    log.empty(Purpose::Close);
+    assert_eq!(log.lsn, SEGMENT);
+    let report = log.open().unwrap().report;
+    assert!(report.clean_close && report.cut.is_none(), "{report}");
+    // What a later open would have left there is torn.
+    log.enter(1);
+    let torn = log.reopen();
+    log.at(torn + 20, 1)[0] ^= 0xff;
+    assert!(log.open().unwrap().report.cut.is_some());
+}
+
 /// A log went idle and was closed while its confirmation was being written: nothing was left to wait for,
 /// so the closing frame went beside it, and the power cut kept only that one. Its place is past the
 /// log's end, and is no proof of anything: no record stood before it that was not durable.
