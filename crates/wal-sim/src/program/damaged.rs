@@ -4,7 +4,7 @@ A later life on a disk that did wrong and told nobody.
 | what the disk did | what the log may do |
 |---|---|
 | lost or moved a write, or turned a bit | be whole; be refused with the place of the damage; be cut, if no frame that is there says that the log was durable further on |
-| said that a flush was done | the same, and lose anything: nobody can know. That it did is noticed by the [`Model`] |
+| said that a flush was done | the same, and lose anything: nobody can know. That it did is noticed by the [`Model`]. If it was a recovery's, what that had cut may be there again |
 
 In no case is anything there that nobody wrote, or part of a batch.
 */
@@ -35,7 +35,12 @@ pub(super) fn check<S: Storage + Clone>(
     let outcome = outcome.and_then(|mut replay| Recovered::read(&mut replay));
     match outcome {
         Ok(found) => {
-            model.check_beginning(&found)?;
+            let beginning = model.check_beginning(&found);
+            beginning.or_else(|what| {
+                let undone =
+                    damage.is_lie() && before_recovery(life).check_beginning(&found).is_ok();
+                if undone { Ok(()) } else { Err(what) }
+            })?;
             let is_whole = model.check(&found).is_ok();
             let proven = proven(&image);
             if !damage.is_lie() && found.tail < proven {
@@ -67,6 +72,14 @@ pub(super) fn check<S: Storage + Clone>(
         Err(error) => return Err(format!("open: {error}")),
     }
     Ok(())
+}
+
+/// The model of what had been said when the last recovery began: its opening frame, which keeps what it cut
+/// from coming back, may be what the disk never wrote.
+fn before_recovery(life: &Life<Said>) -> Model {
+    let said = life.said();
+    let found = said.iter().rposition(|said| matches!(said, Said::Found(_)));
+    Model::of(&said[..found.unwrap_or(said.len())])
 }
 
 /// The highest durable mark that a frame's header says which stands where it belongs.
