@@ -81,7 +81,7 @@ impl Default for Options {
             block: Block::Bytes(BLOCK_BYTES_DEFAULT),
             pool_bytes: 16 << 20,
             frame_bytes: 1 << 20,
-            depth: 8,
+            depth: 4,
             linger: Duration::from_millis(10),
             confirm_after: Duration::from_secs(1),
             log_bytes_max: u64::MAX,
@@ -133,7 +133,7 @@ impl Options {
         Self { frame_bytes: bytes, ..self }
     }
 
-    /// How many full frames may be in flight at once, from 1 to 64. Default 8. The storage may allow
+    /// How many full frames may be in flight at once, from 1 to 64. Default 4. The storage may allow
     /// less. Frames that are not full are always written one at a time.
     pub fn depth(self, frames: u32) -> Self {
         Self { depth: frames, ..self }
