@@ -1,5 +1,6 @@
 //! What is appended is what is read: order, batches, and when records are written that nobody waits for.
 
+use crate::craft::{home_of, save};
 use std::{
     sync::{
         Arc, Mutex,
@@ -8,7 +9,11 @@ use std::{
     thread,
     time::Duration,
 };
-use wal::{ErrorKind, Lsn, io::Memory};
+use wal::{
+    ErrorKind, Lsn,
+    format::{RECORD_HEADER_BYTES, record_bytes},
+    io::Memory,
+};
 use wal_tests::{
     Kept, Random, eventually,
     fault::{EIO, Effect, Fault, Faulty, On},
@@ -249,6 +254,45 @@ fn room_that_is_filled_in_place_shows_nothing_of_the_past() {
     drop(wal);
     let (records, ..) = replay_when_free(&options, &storage).unwrap();
     assert!(records[40..] == positions);
+}
+
+/// Room is lent as it was left, and few payloads are a multiple of eight bytes long. What is between two
+/// records goes to disk as well, and must not be a piece of another one.
+#[test]
+fn between_records_nothing_of_the_past_is_written() {
+    let storage = Memory::new();
+    let wal = open(&quiet(), storage.clone()).unwrap();
+    // More than the pool: every buffer has been used.
+    for _ in 0..40 {
+        wal.append(&[0xff; 9000]).unwrap().wait().unwrap();
+    }
+    let mut places = Vec::new();
+    for length in 0..=16 {
+        let payload = vec![0xee; length];
+        let mut batch = wal.batch();
+        batch.push(&payload).unwrap();
+        let forms = [
+            wal.append(&payload).unwrap().lsn(),
+            wal.append_untracked(&payload).unwrap(),
+            wal.try_append(&payload).unwrap().lsn(),
+            block_on(wal.append_async(&payload)).unwrap().lsn(),
+            wal.append_with(length, |room| room.fill(0xee)).unwrap().lsn(),
+            batch.append().unwrap().lsn(),
+        ];
+        places.extend(forms.map(|lsn| (lsn.get(), length)));
+    }
+    let state = wal.checkpoint(Lsn::ZERO, &[0xee; 3]).unwrap();
+    // A checkpoint's own start mark stands before the state.
+    places.push((state.lsn().get(), 8 + 3));
+    wal.flush().unwrap();
+    let segment_bytes = wal.identity().segment_bytes;
+    let image = save(&storage);
+    for (lsn, length) in places {
+        let slot = &image[&home_of(&image, lsn / segment_bytes)];
+        let at = usize::try_from(lsn % segment_bytes).unwrap();
+        let padding = &slot[at + RECORD_HEADER_BYTES + length..at + record_bytes(length)];
+        assert!(padding.iter().all(|byte| *byte == 0), "{length} bytes at lsn {lsn}: {padding:x?}");
+    }
 }
 
 /// After a close every call says so, and the records appended before it are durable though nobody

@@ -55,7 +55,7 @@ pub struct Buffer {
     //
     // Whether the user was shown all of it, so that the bytes above the cursor are theirs. Before that
     // those up to `dirty` may be left from the slot's earlier uses: they are zeroed when they are lent
-    // or shown, and never seen before. Zeroed there and not when the buffer
+    // or shown, and never seen before, but in a room of a `LentBuffer`. Zeroed there and not when the buffer
     // comes back: what is lent is filled next, so that its lines are wanted in the cache anyway, while
     // zeroing half a megabyte that was just written costs a tenth of a core at a gigabyte a second.
     is_shown: bool,

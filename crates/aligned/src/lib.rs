@@ -40,7 +40,8 @@ Alignment::BLOCK_4096.check(block, 8192)?; // ready to be written at this offset
 A `Vec<u8>` promises an alignment of 1, and its spare room is uninitialised: whoever pads a block
 from it writes whatever was there before to disk. Here memory is zeroed when it is allocated, and
 what an earlier use left before it is lent or shown again: the bytes behind the filled part are
-zero, always.
+zero, always. The one exception says so: a [`LentRoom`] is as it was left, for whoever copies over all of
+it anyway.
 
 All unsafe code of the crate is in one module, `raw`, behind types whose methods are safe.
 */

@@ -12,7 +12,7 @@ use crate::{
 ///
 /// Taking one allocates nothing, waits for nobody and never faults a page in. A buffer returns
 /// when it is dropped, also while unwinding, and what it held is zeroed before anyone is lent or
-/// shown it again.
+/// shown it again, but for the rooms of a [`LentBuffer`](crate::LentBuffer).
 ///
 /// A clone is another handle on the same pool. The memory is freed when the last handle *and* the
 /// last buffer are gone, in whatever order.

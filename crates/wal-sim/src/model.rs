@@ -71,7 +71,9 @@ pub enum Said {
     Found(Arc<Recovered>),
     /// The log that was found was opened for writing: what it did not hold may never come back.
     Finished,
-    /// The log was closed.
+    /// The log was closed: everything that was placed before is durable, though no ticket said so. Whoever
+    /// says before what [`Wal::durable_lsn`](wal::Wal::durable_lsn) is now, as [`Said::Durable`], asks
+    /// for the closing frame, too.
     Closed,
 }
 
@@ -192,7 +194,7 @@ impl Model {
             Said::CheckpointVoid => self.with_last(|last| last.is_void = true),
             Said::Found(found) => self.find(found),
             Said::Finished => self.finish(),
-            Said::Closed => {}
+            Said::Closed => self.close(),
         }
     }
 
@@ -221,9 +223,10 @@ impl Model {
                 found.tail, self.durable
             ));
         }
-        // What was torn long ago may stand right behind the closing frame, garbage that names that very place:
-        // nobody can tell it from what a later open would leave there. The closing frame itself is not cut.
-        let is_behind = found.was_cut && found.tail > self.durable;
+        // What was torn long ago may stand right behind the closing frame, garbage that names that very place
+        // and a later epoch: nobody can tell it from what a later open would leave there. The closing
+        // frame itself is below the durable mark, and is not cut.
+        let is_behind = found.was_cut && found.tail >= self.durable;
         if self.is_closed && !found.clean_close && !is_behind {
             return Err("the log was closed, and says that it was not".to_owned());
         }
@@ -309,6 +312,11 @@ impl Model {
         last > self.effective(found)
     }
 
+    /// The first thing that was said and cannot be.
+    pub(crate) fn contradiction(&self) -> Option<&str> {
+        self.contradiction.as_deref()
+    }
+
     /// The highest start mark that a checkpoint ever asked for.
     pub(crate) fn start_mark_max(&self) -> Lsn {
         let marks = self.checkpoints.iter().filter(|checkpoint| !checkpoint.is_void);
@@ -356,6 +364,16 @@ impl Model {
             checkpoint.is_void |= Some(index) > effective;
         }
         self.durable = self.durable.max(found.tail);
+    }
+
+    fn close(&mut self) {
+        for batch in self.batches.iter_mut().filter(|batch| batch.lsn.is_some()) {
+            batch.is_acknowledged = true;
+        }
+        for checkpoint in self.checkpoints.iter_mut().filter(|checkpoint| checkpoint.lsn.is_some())
+        {
+            checkpoint.is_acknowledged = true;
+        }
     }
 
     /// Which checkpoint is in effect.

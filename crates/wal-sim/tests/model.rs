@@ -36,7 +36,9 @@ fn complaint(change: impl FnOnce(&mut Vec<Said>, &mut Recovered)) -> String {
 
 /// Nothing of what was acknowledged counts as acknowledged.
 fn forget_acknowledgements(said: &mut Vec<Said>) {
-    said.retain(|said| !matches!(said, Said::Acknowledged { .. } | Said::Closed));
+    said.retain(|said| {
+        !matches!(said, Said::Acknowledged { .. } | Said::Durable(_) | Said::Closed)
+    });
 }
 
 #[test]
@@ -172,10 +174,29 @@ fn a_log_that_was_closed_says_so() {
     let text = complaint(|_, found| found.clean_close = false);
     assert_eq!(text, "the log was closed, and says that it was not");
     // What was torn long ago may stand behind the closing frame, and is cut there; that frame is not.
-    let (mut said, mut found) = log();
+    let (said, mut found) = log();
     (found.clean_close, found.was_cut) = (false, true);
     Model::of(&said).check(&found).unwrap();
-    said.insert(said.len() - 1, Said::Durable(found.tail));
-    let text = Model::of(&said).check(&found).unwrap_err();
-    assert_eq!(text, "the log was closed, and says that it was not");
+    let text = complaint(|_, found| {
+        (found.clean_close, found.was_cut) = (false, true);
+        found.tail = found.records.last().unwrap().lsn;
+    });
+    assert!(text.contains("but was durable up to"), "{text}");
+}
+
+/// What no ticket was asked for is durable once the log is closed.
+#[test]
+fn a_close_acknowledges_what_was_placed() {
+    let text = complaint(|said, found| {
+        forget_acknowledgements(said);
+        said.push(Said::Closed);
+        drop(found.records.pop());
+    });
+    assert!(text.contains("was acknowledged and is lost"), "{text}");
+    let text = complaint(|said, found| {
+        said.retain(|said| !matches!(said, Said::CheckpointAcknowledged | Said::Durable(_)));
+        found.checkpoint = None;
+        found.records.clear();
+    });
+    assert!(text.contains("is lost"), "{text}");
 }

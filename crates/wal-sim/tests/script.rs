@@ -133,7 +133,7 @@ impl Script {
     pub(crate) fn close(&mut self) -> Result<(), Error> {
         self.wal.close()?;
         assert_eq!(self.latched_at, None, "closed well after a failure");
-        self.said.push(Said::Closed);
+        self.said.extend([Said::Durable(self.wal.durable_lsn()), Said::Closed]);
         Ok(())
     }
 

@@ -171,6 +171,7 @@ impl Life {
     #[expect(clippy::expect_used, reason = "a test ends where it is surprised")]
     pub fn close(&self, wal: &Wal<Disk>) {
         wal.close().expect("a sound log closes");
+        self.say(Said::Durable(wal.durable_lsn()));
         self.say(Said::Closed);
     }
 

@@ -179,6 +179,7 @@ impl<'a> Process<'a> {
         match wal.close() {
             Ok(()) => {
                 assert_eq!(self.frozen, None, "closed well after a failure");
+                self.witness.hear(Said::Durable(wal.durable_lsn()));
                 if !self.may_be_full {
                     self.witness.hear(Said::Closed);
                 }

@@ -194,7 +194,8 @@ impl<M: Clone> Life<M> {
 /// The notes of a life that is over.
 pub(super) struct Notes<M> {
     pub(super) all: Arc<Vec<M>>,
-    before: usize,
+    /// How many of them are of lives before.
+    pub(super) before: usize,
     moments: Vec<usize>,
 }
 

@@ -331,7 +331,7 @@ impl<M: Clone + Send + Sync + 'static> Job<'_, M> {
                     && silent.one_in(SILENT_ONE_IN)
                     && let Some(death) = damaged(&disk, &history, &death, &mut silent)
                 {
-                    let (image, damage) = end(&disk, &history, &death);
+                    let (image, damage) = end(&disk, &history, &death, notes.before);
                     path.deaths.push(death);
                     coverage.lived(&self.later_life((&image, damage), path, past)?);
                     coverage.states += 1;
@@ -389,7 +389,7 @@ impl<M: Clone + Send + Sync + 'static> Job<'_, M> {
             let notes = life.all_notes();
             let mut cursor = disk.cursor(&history);
             while cursor.at() < death.at && cursor.step().is_some() {}
-            let (image, damage) = end(&disk, &history, death);
+            let (image, damage) = end(&disk, &history, death, notes.before);
             story.extend(disk.story().into_iter().take(cursor.at()));
             story.extend(cursor.tell(&death.choice));
             story.extend(death.silent.map(|silent| format!("  told to nobody: {silent}")));
@@ -417,8 +417,13 @@ fn damaged(disk: &Disk, history: &History, death: &Death, random: &mut Random) -
     Some(Death { at: death.at, choice, silent: Some(silent) })
 }
 
-/// What the disk holds after `death`.
-fn end(disk: &Disk, history: &History, death: &Death) -> (Image, Option<Damage>) {
+/// What the disk holds after `death`, in a life that had so many notes from those before it.
+fn end(
+    disk: &Disk,
+    history: &History,
+    death: &Death,
+    notes_before: usize,
+) -> (Image, Option<Damage>) {
     let image = |history: &History| {
         let mut cursor = disk.cursor(history);
         while cursor.at() < death.at && cursor.step().is_some() {}
@@ -434,7 +439,7 @@ fn end(disk: &Disk, history: &History, death: &Death) -> (Image, Option<Damage>)
     {
         silent.befall_at_rest(history, &name, &mut damaged);
     }
-    (damaged, Some(Damage { silent, honest }))
+    (damaged, Some(Damage { silent, honest, notes_before }))
 }
 
 /// Goes along a history to the moments where a crash can leave something new, or where more has been

@@ -25,6 +25,7 @@ pub(super) enum Silent {
 pub struct Damage {
     pub(super) silent: Silent,
     pub(super) honest: Image,
+    pub(super) notes_before: usize,
 }
 
 impl Damage {
@@ -38,6 +39,12 @@ impl Damage {
     #[must_use]
     pub fn honest(&self) -> &Image {
         &self.honest
+    }
+
+    /// How many of [`Life::past`](super::Life::past) were noted before the life began whose disk did this.
+    #[must_use]
+    pub fn notes_before(&self) -> usize {
+        self.notes_before
     }
 }
 

@@ -75,11 +75,17 @@ fn go_on<S: Storage>(
     life.reach("went on after a crash");
     if random.one_in(2) {
         wal.close().map_err(|error| format!("close: {error}"))?;
-        if !is_capped {
-            life.note(Said::Closed);
-        }
+        note_closed(life, &wal, is_capped);
     }
     Ok(())
+}
+
+/// The closing frame is durable. Where the log is capped there may be no room for it.
+pub(super) fn note_closed<S: Storage>(life: &Life<Said>, wal: &Wal<S>, is_capped: bool) {
+    life.note(Said::Durable(wal.durable_lsn()));
+    if !is_capped {
+        life.note(Said::Closed);
+    }
 }
 
 /// Opens the log for writing, compares what it holds with what was said, and says what it found.

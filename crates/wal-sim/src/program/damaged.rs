@@ -4,7 +4,7 @@ A later life on a disk that did wrong and told nobody.
 | what the disk did | what the log may do |
 |---|---|
 | lost or moved a write, or turned a bit | be whole; be refused with the place of the damage; be cut, if no frame that is there says that the log was durable further on |
-| said that a flush was done | the same, and lose anything: nobody can know. That it did is noticed by the [`Model`]. If it was a recovery's, what that had cut may be there again |
+| said that a flush was done | the same, and lose anything: nobody can know. That it did is noticed by the [`Model`]. If a recovery's opening frame is not there for it, what that recovery had cut may be there again |
 
 In no case is anything there that nobody wrote, or part of a batch.
 */
@@ -15,10 +15,13 @@ use crate::{
     explore::{Damage, Life},
     model::{Model, Recovered, Said},
 };
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 use wal::{
     Error, ErrorKind, Lsn,
-    format::{FrameHeader, Identity, SegmentHeader},
+    format::{FrameHeader, Identity, Purpose, SegmentHeader},
     io::Storage,
 };
 
@@ -37,9 +40,16 @@ pub(super) fn check<S: Storage + Clone>(
         Ok(found) => {
             let beginning = model.check_beginning(&found);
             beginning.or_else(|what| {
-                let undone =
-                    damage.is_lie() && before_recovery(life).check_beginning(&found).is_ok();
-                if undone { Ok(()) } else { Err(what) }
+                let may_be_undone = damage.is_lie()
+                    && model.contradiction().is_none()
+                    && lacks_an_opening(damage.honest(), &image)
+                    && before_recoveries(life, damage)
+                        .any(|model| model.check_beginning(&found).is_ok());
+                if !may_be_undone {
+                    return Err(what);
+                }
+                life.reach("a flush that lied undid a recovery");
+                Ok(())
             })?;
             let is_whole = model.check(&found).is_ok();
             let proven = proven(&image);
@@ -74,18 +84,34 @@ pub(super) fn check<S: Storage + Clone>(
     Ok(())
 }
 
-/// The model of what had been said when the last recovery began: its opening frame, which keeps what it cut
-/// from coming back, may be what the disk never wrote.
-fn before_recovery(life: &Life<Said>) -> Model {
-    let said = life.said();
-    let found = said.iter().rposition(|said| matches!(said, Said::Found(_)));
-    Model::of(&said[..found.unwrap_or(said.len())])
+/// The models of what had been said when each recovery of the life began that the disk lied to: an opening
+/// frame, which keeps what its recovery cut from coming back, may be what the disk never wrote.
+fn before_recoveries(life: &Life<Said>, damage: &Damage) -> impl Iterator<Item = Model> {
+    let past = life.past();
+    let recoveries = past.iter().enumerate().skip(damage.notes_before());
+    let recoveries = recoveries.filter(|(_, said)| matches!(said, Said::Found(_)));
+    recoveries.map(|(index, _)| Model::of(&past[..index]))
+}
+
+/// Whether an opening frame that an honest disk would hold is not there.
+fn lacks_an_opening(honest: &Image, image: &Image) -> bool {
+    let openings = |image| {
+        let headers = headers(image).into_iter();
+        let openings = headers.filter(|header| header.purpose == Purpose::Opening);
+        openings.map(|header| (header.lsn, header.epoch)).collect::<BTreeSet<_>>()
+    };
+    !openings(honest).is_subset(&openings(image))
 }
 
 /// The highest durable mark that a frame's header says which stands where it belongs.
 fn proven(image: &Image) -> Lsn {
-    let Some(identity) = identity(image) else { return Lsn::ZERO };
-    let mut proven = Lsn::ZERO;
+    headers(image).iter().map(|header| header.durable_mark).max().unwrap_or_default()
+}
+
+/// The valid headers of frames that stand where they belong.
+fn headers(image: &Image) -> Vec<FrameHeader> {
+    let Some(identity) = identity(image) else { return Vec::new() };
+    let mut headers = Vec::new();
     for name in image.names().iter().filter(|name| name.starts_with("slot-")) {
         let bytes = image.read(name).unwrap_or_default();
         let blocks = (0..bytes.len()).step_by(block_bytes(&identity));
@@ -94,11 +120,11 @@ fn proven(image: &Image) -> Lsn {
                 continue;
             };
             if header.lsn.get() % identity.segment_bytes == widen(offset) {
-                proven = proven.max(header.durable_mark);
+                headers.push(header);
             }
         }
     }
-    proven
+    headers
 }
 
 /// Where `image` differs from what an honest disk would hold: from the first to the last byte of each

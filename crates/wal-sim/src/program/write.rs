@@ -1,6 +1,10 @@
 //! The first life: writing in every way there is.
 
-use super::{Settings, check, payload, settings};
+use super::{
+    Settings,
+    check::{self, note_closed},
+    payload, settings,
+};
 use crate::disk::{Effect, Fault, Verb};
 use crate::{explore::Life, model::Said, random::Random, world::Spawned};
 use std::{
@@ -65,8 +69,7 @@ pub(super) fn work<S: Storage + Clone>(life: &Life<Said>, storage: &S) {
             pick if pick == 0 || pick == 1 && opening + 1 == openings => drop(wal),
             _ => {
                 match wal.close() {
-                    Ok(()) if !is_capped => life.note(Said::Closed),
-                    Ok(()) => {}
+                    Ok(()) => note_closed(life, &wal, is_capped),
                     Err(error) => bear(life, "close", &error),
                 }
                 drop(wal);

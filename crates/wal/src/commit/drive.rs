@@ -95,7 +95,7 @@ impl<S: Storage> Engine<S> {
                 Vec::new()
             }
         };
-        // Zeroed and given back only now: those who wait for the records need not wait for that.
+        // Given back only now: those who wait for the records need not wait for that.
         let is_own = buffer.pool_index().is_none();
         drop(buffer);
         self.offer_room(is_own);

@@ -168,15 +168,31 @@ impl FrameHeader {
         bytes.starts_with(&MAGIC_BYTES)
     }
 
-    /// The epoch that these bytes name, no valid header: as wrong as the rest, and never for trust.
-    pub(crate) fn claimed_epoch(bytes: &[u8]) -> Option<u64> {
-        (bytes.len() >= FRAME_HEADER_BYTES).then(|| u64::from_le_bytes(get(bytes, EPOCH)))
+    /// What these bytes, no valid header, may be what is left of, if that was meant for `lsn`.
+    pub(crate) fn claim(bytes: &[u8], lsn: Lsn) -> Option<Claim> {
+        let is_whole = bytes.len() >= FRAME_HEADER_BYTES;
+        (is_whole && get(bytes, LSN) == lsn.get().to_le_bytes()).then(|| Claim {
+            epoch: u64::from_le_bytes(get(bytes, EPOCH)),
+            previous_crc: u32::from_le_bytes(get(bytes, PREVIOUS_CRC)),
+        })
     }
+}
 
-    /// Whether these bytes, no valid header, may be what is left of one that was meant for `lsn`:
-    /// for the verdict on a torn write, never for trust.
-    pub(crate) fn claims(bytes: &[u8], lsn: Lsn) -> bool {
-        bytes.len() >= FRAME_HEADER_BYTES && get(bytes, LSN) == lsn.get().to_le_bytes()
+/// What a damaged header names: as wrong as the rest of it may be. For the verdict on a torn write, never for
+/// trust.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim {
+    epoch: u64,
+    previous_crc: u32,
+}
+
+impl Claim {
+    /// Whether this may be what a later writer wrote after the closing frame `close`, whose header has the
+    /// CRC `crc`. Behind a close its own writer writes nothing, and what was there before it names neither
+    /// a later epoch nor this frame as the one before: a header that names one of them may be the later
+    /// writer's, damaged where the other is.
+    pub(crate) fn may_follow(&self, close: &FrameHeader, crc: u32) -> bool {
+        self.epoch > close.epoch || self.previous_crc == crc
     }
 }
 

@@ -129,7 +129,8 @@ than the last taken frame's, is a later version's: the log is not for this one, 
 missing or damaged in it.
 
 A damaged header that names this place, by its Lsn field, is what is left of a torn frame. Behind a
-close it is so only if its epoch field is above that of the close, whose writer wrote nothing more.
+close, whose writer wrote nothing more, it is so only if its epoch field is above that of the close, or
+its CRC of the frame before is that of the close.
 
 Below the highest durable mark of all frames taken and all later headers, everything is durable, and
 so are all records before an opening, confirmation or closing frame; but a close may stand beside a
@@ -171,6 +172,7 @@ mod header;
 mod record;
 
 pub use checkpoint::{CHECKPOINT_BYTES_MAX, Checkpoint};
+pub(crate) use frame::Claim;
 pub use frame::{FRAME_HEADER_BYTES, Fault, Frame, FrameHeader, Purpose};
 pub use header::{
     BLOCK_BYTES_DEFAULT, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, HeaderFault, IDENTITY_BYTES, Identity,

@@ -19,7 +19,8 @@ fn frame(lsn: u64, payloads: &[(&[u8], RecordKind, bool)]) -> Vec<u8> {
     let mut bytes = vec![0; FRAME_HEADER_BYTES];
     for (payload, kind, more) in payloads {
         let at = Lsn::new(lsn + u64::try_from(bytes.len()).unwrap());
-        let mut room = vec![0; record_bytes(payload.len())];
+        // What was there before is not for the disk.
+        let mut room = vec![0xa5; record_bytes(payload.len())];
         room[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + payload.len()].copy_from_slice(payload);
         let position = if *more { Position::Inner } else { Position::Last };
         encode(&mut room, seed, at, *kind, position, payload.len());

@@ -297,22 +297,22 @@ impl<F: File> FrameWalker<F> {
             Err(error) => return Err(self.stop(lsn, StopKind::Unreadable, error.into())),
         };
         let last = self.previous.map(|(header, _)| header.epoch);
-        // Behind a close its writer writes nothing: only a later one's frame can be torn there, and any
-        // other damaged header is older than the close.
+        // Behind a close only a later writer's frame can be torn: any other damaged header is older.
         let closed = self.previous.filter(|(last, _)| last.purpose == Purpose::Close);
-        let closed = closed.map(|(last, _)| last.epoch);
         let log_id = self.identity.log_id;
         let bytes = self.window.slice(place);
         let (header, crc) = match FrameHeader::decode(log_id, bytes) {
             Ok(header) => header,
             Err(fault) => {
-                let kind = match fault {
-                    Fault::Blank => StopKind::Blank,
-                    _ if !FrameHeader::claims(bytes, lsn) => StopKind::Garbage,
-                    Fault::Purpose { epoch, .. } if Some(epoch) < last => StopKind::Ghost,
-                    Fault::Purpose { .. } => StopKind::Unknown,
-                    _ if FrameHeader::claimed_epoch(bytes) <= closed => StopKind::Ghost,
-                    _ => StopKind::TornHeader,
+                let kind = match (&fault, FrameHeader::claim(bytes, lsn)) {
+                    (Fault::Blank, _) => StopKind::Blank,
+                    (_, None) => StopKind::Garbage,
+                    (Fault::Purpose { epoch, .. }, _) if Some(*epoch) < last => StopKind::Ghost,
+                    (Fault::Purpose { .. }, _) => StopKind::Unknown,
+                    (_, Some(claim)) => match &closed {
+                        Some((close, crc)) if !claim.may_follow(close, *crc) => StopKind::Ghost,
+                        _ => StopKind::TornHeader,
+                    },
                 };
                 return Err(self.stop(lsn, kind, Found::Fault(fault)));
             }

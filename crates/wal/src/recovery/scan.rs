@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Lsn, Result,
-    format::{Checkpoint, Fault, Frame, FrameHeader, Identity, Origin, Purpose, RecordKind},
+    format::{Checkpoint, Claim, Fault, Frame, FrameHeader, Identity, Origin, Purpose, RecordKind},
     io::{File, Storage, copied},
     reading::{self, Found, FrameWalker, Sight, Step, Stop, StopKind, Stretch},
     slots::Segment,
@@ -36,8 +36,8 @@ pub(crate) struct SegmentScan<F> {
     /// Where they end.
     pub(crate) stop: Stop,
     pub(crate) ground: Ground,
-    /// The epoch that a damaged header there names.
-    claimed_epoch: Option<u64>,
+    /// What a damaged header there names.
+    claim: Option<Claim>,
     /// Headers valid for their place from there on, and whether their frames are intact.
     pub(crate) sightings: Vec<(FrameHeader, bool)>,
     /// Headers from the stop on whose purpose this version does not know.
@@ -94,7 +94,7 @@ pub(crate) fn scan_segment<F: File>(
         last_record: None,
         checkpoint: None,
         ground: Ground::Recycled,
-        claimed_epoch: None,
+        claim: None,
         sightings: Vec::new(),
         unknown: Vec::new(),
         unreadable: None,
@@ -155,7 +155,7 @@ impl<F: File> SegmentScan<F> {
         }
         let block = walker.block(&self.segment, self.stop.offset)?;
         if self.stop.kind == StopKind::TornHeader {
-            self.claimed_epoch = FrameHeader::claimed_epoch(block);
+            self.claim = FrameHeader::claim(block, self.stop.lsn);
         }
         if origin == Origin::Zeroed {
             self.ground = if reading::is_zero(block) { Ground::Zeroed } else { Ground::Disturbed };
@@ -430,12 +430,12 @@ impl<F: File> Scan<F> {
             Some((header, _)) if header.purpose == Purpose::Records => LastFrame::Filled,
             Some(_) => LastFrame::Empty,
         };
-        // Behind a close its writer writes nothing: a damaged header there is older, as one in the same
-        // segment would be, unless a later writer's.
+        // Behind a close a damaged header is older, as in the same segment, unless a later writer's.
         let closed = self.last().filter(|(last, _)| last.purpose == Purpose::Close);
-        let closed = closed.map(|(last, _)| last.epoch);
+        let is_newer =
+            |claim: Claim| closed.is_none_or(|(close, crc)| claim.may_follow(&close, crc));
         let successor = self.beyond.first().map_or(Successor::Absent, |scan| {
-            if scan.first.is_none() && scan.claimed_epoch > closed {
+            if scan.first.is_none() && scan.claim.is_some_and(is_newer) {
                 Successor::Torn
             } else if scan.first.is_none() && scan.ground == Ground::Disturbed {
                 Successor::Disturbed

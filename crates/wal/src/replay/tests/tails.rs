@@ -253,10 +253,22 @@ fn a_torn_header_from_before_a_close_is_no_torn_tail() {
     let report = log.open().unwrap().report;
     assert!(report.clean_close && report.cut.is_none(), "{report}");
     // What a later open would have left there is torn.
-    log.reopen();
-    let torn = log.lsn - BLOCK;
-    log.at(torn + 20, 1)[0] ^= 0xff;
-    assert_eq!(cut_at(&log), Some(torn));
+    let torn = log.reopen();
+    torn_wherever_it_is_damaged(&log, torn);
+}
+
+/// The opening frame at `torn`, right behind a close, is told as torn for whatever byte of its header is
+/// damaged: also where that makes it one of the close's epoch, or of another chain. Only what does not name
+/// its place is nothing.
+fn torn_wherever_it_is_damaged(log: &Handmade, torn: u64) {
+    for (at, mask) in (0..64).flat_map(|at| [(at, 1), (at, 0xff)]) {
+        let mut log = log.clone();
+        log.at(torn + at, 1)[0] ^= mask;
+        let report = log.open().unwrap().report;
+        let names_its_place = !(8..16).contains(&at);
+        assert_eq!(report.cut.is_some(), names_its_place, "byte {at}, {mask:#x}: {report}");
+        assert_eq!(report.clean_close, !names_its_place, "byte {at}, {mask:#x}: {report}");
+    }
 }
 
 /// The same where the close fills its segment to the last block, and what an older writer left stands where the
@@ -287,8 +299,7 @@ fn a_damaged_header_in_the_segment_after_a_close_is_older() {
     // What a later open would have left there is torn.
     log.enter(1);
     let torn = log.reopen();
-    log.at(torn + 20, 1)[0] ^= 0xff;
-    assert!(log.open().unwrap().report.cut.is_some());
+    torn_wherever_it_is_damaged(&log, torn);
 }
 
 /// A log went idle and was closed while its confirmation was being written: nothing was left to wait for,
