@@ -15,6 +15,7 @@ mod reading_ahead;
 mod reading_live;
 mod records;
 mod room;
+mod sealed;
 mod space;
 
 // What the bytes on disk say.

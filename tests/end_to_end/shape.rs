@@ -25,6 +25,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("read_only", 4),
     ("reader", 4),
     ("replay", 4),
+    ("sealed", 4),
     ("ticket", 4),
 ];
 

@@ -58,6 +58,7 @@ mod reader;
 mod reading;
 mod recovery;
 mod replay;
+mod sealed;
 mod slots;
 mod sync;
 mod ticket;
@@ -75,6 +76,7 @@ pub use read_only::{
 pub use reader::{Follow, OwnedRecord, Reader};
 pub use recovery::{Cut, OpenReport, Verdict};
 pub use replay::{Record, Replay};
+pub use sealed::SealedSegment;
 pub use ticket::{AppendFuture, Ticket};
 
 /// The README's example is compiled with the others.

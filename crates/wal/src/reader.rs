@@ -75,19 +75,7 @@ impl<S: Storage> Wal<S> {
 
 impl<S: Storage> Reader<S> {
     fn new(engine: &Arc<Engine<S>>, from: Lsn) -> Result<Self> {
-        engine.check_caller()?;
-        let start_mark = engine.start_mark();
-        if from < start_mark {
-            return Err(Error::new(ErrorKind::Released, "the records here were released")
-                .with_lsn(from)
-                .with_expected_found(format!("at least {start_mark}"), from));
-        }
-        let appended = engine.appended();
-        if from > appended {
-            return Err(Error::new(ErrorKind::InvalidInput, "past the log's tail")
-                .with_lsn(from)
-                .with_expected_found(format!("at most {appended}"), from));
-        }
+        check_position(engine, from)?;
         let identity = *engine.identity();
         Ok(Self {
             engine: Arc::clone(engine),
@@ -186,13 +174,36 @@ impl<S: Storage> Reader<S> {
         if durable.get() <= first_frame {
             return Ok(None);
         }
-        match self.engine.segment_at(Lsn::new(base)) {
-            Some(segment) => Ok(Some(segment)),
-            None => Err(Error::new(ErrorKind::Released, "a checkpoint released what comes next")
-                .with_segment(self.sequence)
-                .with_lsn(Lsn::new(base))),
-        }
+        pin(&self.engine, self.sequence).map(Some)
     }
+}
+
+/// Refuses `lsn` if it is below the start mark or past the tail.
+pub(crate) fn check_position<S: Storage>(engine: &Engine<S>, lsn: Lsn) -> Result<()> {
+    engine.check_caller()?;
+    let start_mark = engine.start_mark();
+    if lsn < start_mark {
+        return Err(Error::new(ErrorKind::Released, "the records here were released")
+            .with_lsn(lsn)
+            .with_expected_found(format!("at least {start_mark}"), lsn));
+    }
+    let appended = engine.appended();
+    if lsn > appended {
+        return Err(Error::new(ErrorKind::InvalidInput, "past the log's tail")
+            .with_lsn(lsn)
+            .with_expected_found(format!("at most {appended}"), lsn));
+    }
+    Ok(())
+}
+
+/// The segment `sequence`, which holds a durable frame, pinned for as long as the answer lives.
+pub(crate) fn pin<S: Storage>(engine: &Engine<S>, sequence: u64) -> Result<Segment<S::File>> {
+    let base = Lsn::new(sequence.saturating_mul(engine.identity().segment_bytes));
+    engine.segment_at(base).ok_or_else(|| {
+        Error::new(ErrorKind::Released, "a checkpoint released what comes next")
+            .with_segment(sequence)
+            .with_lsn(base)
+    })
 }
 
 /// How often a header that makes no sense is read again: it may be just being written.

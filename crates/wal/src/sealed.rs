@@ -1,0 +1,102 @@
+//! [`SealedSegment`]: a segment that is over, as a file to be copied.
+
+use crate::{
+    Lsn, Result, Wal,
+    io::{Directory, Storage},
+    reader::{check_position, pin},
+    slots::Segment,
+};
+use std::{fmt, path::PathBuf, sync::Arc};
+
+/// A segment whose frames are all durable and to which none is added: its file does not change any more.
+///
+/// It pins the segment, as a [`Reader`](crate::Reader) does: a checkpoint does not have it reused while
+/// this lives. Once the log was closed, whoever opens it again knows nothing of that.
+pub struct SealedSegment<S: Storage = Directory> {
+    storage: Arc<S>,
+    segment: Segment<S::File>,
+    end: Lsn,
+}
+
+impl<S: Storage> Wal<S> {
+    /// The segments that are over, oldest first, from the one that `lsn` lies in: what a follower, a
+    /// backup or an archive wants whole. The log's last segment never is one of them; what it holds so
+    /// far comes with [`Wal::follow`].
+    ///
+    /// Their files, under their own names and beside a copy of the file `identity`, are a log as of the
+    /// end of the last of them, which opens if none is missing behind the start mark of the latest
+    /// checkpoint *in them*. What a reused slot held before may follow a file's last frame; every open
+    /// tells it apart. Nothing is checked here: who receives the bytes checks them by opening them, or
+    /// frame by frame ([`format`](crate::format)).
+    ///
+    /// `std::io::copy` from a file to a socket is `sendfile`, so that the bytes never pass through the
+    /// program. docs/design.md has it measured beside reading and writing them.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let mut replay = wal::Options::new().segment_bytes(1 << 16).open(dir.path().join("wal"))?;
+    /// # replay.skip_rest();
+    /// # let (wal, _) = replay.finish()?;
+    /// # let mut follower = Vec::new();
+    /// # for _ in 0..100 { wal.append_untracked(&[7; 1000])?; }
+    /// # wal.flush()?;
+    /// let mut next = wal.start_mark(); // what the follower has up to now
+    /// for segment in wal.sealed_segments(next)? {
+    ///     let mut file = std::fs::File::open(segment.path())?;
+    ///     std::io::copy(&mut file, &mut follower)?;
+    ///     next = segment.end();
+    /// }
+    /// # assert!(follower.len() >= 1 << 16 && next.get() == u64::try_from(follower.len())?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Wal::read_from`].
+    pub fn sealed_segments(&self, lsn: Lsn) -> Result<Vec<SealedSegment<S>>> {
+        let engine = self.engine();
+        check_position(engine, lsn)?;
+        let segment_bytes = engine.identity().segment_bytes;
+        let durable = engine.durable();
+        // A durable frame behind a segment's end: the log has moved on, and all before it is durable too.
+        let is_over = |sequence: &u64| durable.get() > (sequence + 1).saturating_mul(segment_bytes);
+        let sealed = (lsn.get() / segment_bytes..).take_while(is_over).map(|sequence| {
+            let segment = pin(engine, sequence)?;
+            let end = segment.end(engine.identity());
+            Ok(SealedSegment { storage: Arc::clone(engine.storage()), segment, end })
+        });
+        sealed.collect()
+    }
+}
+
+impl<S: Storage> SealedSegment<S> {
+    /// Which segment it is: one more for each since the log's first, which is 0.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.segment.sequence
+    }
+
+    /// Where it begins: no record of it stands below.
+    #[must_use]
+    pub fn base(&self) -> Lsn {
+        self.segment.base
+    }
+
+    /// Where the next one begins: no record of it stands there or above.
+    #[must_use]
+    pub fn end(&self) -> Lsn {
+        self.end
+    }
+
+    /// Its file, as long as every segment of the log. In the log's directory, a name that another segment
+    /// may get when this one was released.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.storage.path().join(&self.segment.slot.name)
+    }
+}
+
+impl<S: Storage> fmt::Debug for SealedSegment<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.segment.fmt(f)
+    }
+}

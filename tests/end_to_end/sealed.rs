@@ -1,0 +1,173 @@
+//! Segments that are over, shipped whole to a follower.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::Path,
+    thread,
+};
+use wal::{
+    ErrorKind, Lsn, SealedSegment, Wal,
+    io::{Directory, Memory, Storage},
+};
+use wal_tests::{
+    Kept,
+    fault::{Faulty, On},
+    kind_of, open, quiet, replay,
+};
+
+const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// Appends `count` records that fill some segments.
+fn append<S: Storage>(wal: &Wal<S>, count: u8) -> Vec<Kept> {
+    let mut kept = Vec::new();
+    for index in 0..count {
+        let payload = vec![index; 2000 + 10 * usize::from(index)];
+        kept.push((wal.append_untracked(&payload).unwrap(), payload));
+    }
+    wal.flush().unwrap();
+    kept
+}
+
+/// Sends what `follower` does not have over a socket, as it is told by name and length.
+fn ship(segments: &[SealedSegment], follower: &Path) {
+    let (mut out, mut socket) = UnixStream::pair().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            for segment in segments {
+                let mut file = File::open(segment.path()).unwrap();
+                let sent = io::copy(&mut file, &mut out).unwrap();
+                assert_eq!(sent, SEGMENT_BYTES);
+            }
+        });
+        for segment in segments {
+            let mut bytes = vec![0; usize::try_from(SEGMENT_BYTES).unwrap()];
+            socket.read_exact(&mut bytes).unwrap();
+            let name = segment.path().file_name().unwrap().to_owned();
+            File::create(follower.join(name)).unwrap().write_all(&bytes).unwrap();
+        }
+    });
+}
+
+/// The records that an open of a copy of the log finds.
+fn records(path: &Path) -> Vec<Kept> {
+    replay(&quiet(), Directory::new(path)).unwrap().0
+}
+
+fn below(kept: &[Kept], end: Lsn) -> Vec<Kept> {
+    kept.iter().filter(|(lsn, _)| *lsn < end).cloned().collect()
+}
+
+/// A follower gets every segment when it is over, and is asked to take the leader's place: it opens with all
+/// that those segments hold, and is written to. Slots that the leader uses again come under the names that
+/// they had.
+#[test]
+fn a_follower_that_got_the_sealed_segments_is_a_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let (leader, follower) = (directory.path().join("leader"), directory.path().join("follower"));
+    let wal = open(&quiet().segment_bytes(SEGMENT_BYTES), Directory::new(&leader)).unwrap();
+    fs::create_dir(&follower).unwrap();
+    fs::copy(leader.join("identity"), follower.join("identity")).unwrap();
+    let (mut kept, mut names) = (Vec::new(), BTreeSet::new());
+    let (mut next, mut shipped) = (Lsn::ZERO, 0);
+    for round in 0..4 {
+        kept.extend(append(&wal, 100));
+        let sealed = wal.sealed_segments(next).unwrap();
+        assert!(sealed.len() > 2, "{sealed:?}");
+        for segment in &sealed {
+            assert_eq!(segment.base(), next);
+            assert_eq!(segment.base().get(), segment.sequence() * SEGMENT_BYTES);
+            next = segment.end();
+        }
+        assert!(next < wal.durable_lsn());
+        ship(&sealed, &follower);
+        names.extend(sealed.iter().map(SealedSegment::path));
+        shipped += sealed.len();
+        drop(sealed);
+        // A copy of the copy: an open writes.
+        let copy = directory.path().join(format!("round-{round}"));
+        fs::create_dir(&copy).unwrap();
+        for entry in fs::read_dir(&follower).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+        }
+        let (found, promoted, report) = replay(&quiet(), Directory::new(&copy)).unwrap();
+        let start_mark = report.start_mark;
+        let due: Vec<_> = below(&kept, next).into_iter().filter(|it| it.0 >= start_mark).collect();
+        assert!(found == due, "{} records of {}", found.len(), due.len());
+        assert_eq!(report.log_id, wal.identity().log_id);
+        promoted.append(b"the follower's own").unwrap().wait().unwrap();
+        promoted.close().unwrap();
+        assert_eq!(records(&copy).len(), due.len() + 1);
+        // In a segment that comes with the next round.
+        wal.checkpoint(next, b"").unwrap().wait().unwrap();
+    }
+    assert!(shipped > names.len(), "no slot was used again");
+}
+
+/// A checkpoint releases a segment that is just being sent. Its bytes stay until that is over.
+#[test]
+fn a_sealed_segment_is_not_reused_under_its_reader() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("wal");
+    let wal = open(&quiet().segment_bytes(SEGMENT_BYTES), Directory::new(&path)).unwrap();
+    append(&wal, 100);
+    let held = wal.sealed_segments(Lsn::ZERO).unwrap();
+    let bytes = |held: &[SealedSegment]| -> Vec<_> {
+        held.iter().map(|segment| fs::read(segment.path()).unwrap()).collect()
+    };
+    let before = bytes(&held);
+    let release = || {
+        wal.checkpoint(wal.durable_lsn(), b"").unwrap().wait().unwrap();
+        append(&wal, 200);
+    };
+    release();
+    assert!(bytes(&held) == before);
+    assert_eq!(kind_of(wal.sealed_segments(Lsn::ZERO)), Some(ErrorKind::Released));
+    let paths: Vec<_> = held.iter().map(SealedSegment::path).collect();
+    drop(held);
+    for _ in 0..4 {
+        release();
+    }
+    // Read again through the page cache, which has seen the bytes of before.
+    let after: Vec<_> = paths.iter().filter_map(|path| fs::read(path).ok()).collect();
+    assert!(after.iter().zip(&before).all(|(after, before)| after != before));
+    assert!(wal.stats().segments_recycled > 0);
+    let start_mark = wal.start_mark();
+    for segment in wal.sealed_segments(start_mark).unwrap() {
+        let header = fs::read(segment.path()).unwrap();
+        assert_eq!(header[32..40], segment.sequence().to_le_bytes(), "{segment:?}");
+    }
+}
+
+/// The log has moved on, and the last frames of the segment before are still being written. Who ships that
+/// segment now ships a hole, and never asks for it again.
+#[test]
+fn a_segment_is_sealed_once_all_of_it_is_durable() {
+    let disk = Faulty::new(Memory::new());
+    let wal = open(&quiet().segment_bytes(SEGMENT_BYTES), disk.clone()).unwrap();
+    assert!(wal.sealed_segments(Lsn::ZERO).unwrap().is_empty());
+    append(&wal, 20);
+    assert!(wal.sealed_segments(Lsn::ZERO).unwrap().is_empty(), "it is the last one");
+    let gate = disk.control().gate(On::frame());
+    let mut written = 0;
+    while wal.appended_lsn().get() < SEGMENT_BYTES + 4096 {
+        wal.append_untracked(&[7; 1000]).unwrap();
+        written += 1;
+    }
+    assert!(written > 0);
+    gate.wait_for(1);
+    assert!(wal.durable_lsn().get() < SEGMENT_BYTES);
+    assert!(wal.sealed_segments(Lsn::ZERO).unwrap().is_empty(), "frames of it are in flight");
+    gate.open();
+    wal.flush().unwrap();
+    let sealed = wal.sealed_segments(Lsn::ZERO).unwrap();
+    assert_eq!(sealed.iter().map(SealedSegment::sequence).collect::<Vec<_>>(), [0]);
+    let inside = sealed[0].base().checked_add(5000).unwrap();
+    assert_eq!(wal.sealed_segments(inside).unwrap().len(), 1, "the one that it lies in");
+    assert!(wal.sealed_segments(sealed[0].end()).unwrap().is_empty());
+    let past = wal.appended_lsn().checked_add(1).unwrap();
+    assert_eq!(kind_of(wal.sealed_segments(past)), Some(ErrorKind::InvalidInput));
+}
