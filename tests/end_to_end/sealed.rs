@@ -9,11 +9,11 @@ use std::{
     thread,
 };
 use wal::{
-    ErrorKind, Lsn, SealedSegment, Wal,
+    ErrorKind, Lsn, Result, SealedSegment, Wal,
     io::{Directory, Memory, Storage},
 };
 use wal_tests::{
-    Kept,
+    Kept, eventually,
     fault::{Faulty, On},
     kind_of, open, quiet, replay,
 };
@@ -51,6 +51,10 @@ fn ship(segments: &[SealedSegment], follower: &Path) {
     });
 }
 
+fn sealed<S: Storage>(wal: &Wal<S>, lsn: Lsn) -> Result<Vec<SealedSegment<S>>> {
+    wal.sealed_segments(lsn)?.collect()
+}
+
 /// The records that an open of a copy of the log finds.
 fn records(path: &Path) -> Vec<Kept> {
     replay(&quiet(), Directory::new(path)).unwrap().0
@@ -74,7 +78,7 @@ fn a_follower_that_got_the_sealed_segments_is_a_log() {
     let (mut next, mut shipped) = (Lsn::ZERO, 0);
     for round in 0..4 {
         kept.extend(append(&wal, 100));
-        let sealed = wal.sealed_segments(next).unwrap();
+        let sealed = sealed(&wal, next).unwrap();
         assert!(sealed.len() > 2, "{sealed:?}");
         for segment in &sealed {
             assert_eq!(segment.base(), next);
@@ -107,38 +111,76 @@ fn a_follower_that_got_the_sealed_segments_is_a_log() {
     assert!(shipped > names.len(), "no slot was used again");
 }
 
-/// A checkpoint releases a segment that is just being sent. Its bytes stay until that is over.
+/// A follower that begins late gets what the leader still has. The checkpoint that says that the rest is not
+/// needed stands in the leader's last segment: until that is over, the follower's log lacks what came before.
 #[test]
-fn a_sealed_segment_is_not_reused_under_its_reader() {
+fn a_late_follower_waits_for_the_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("wal");
-    let wal = open(&quiet().segment_bytes(SEGMENT_BYTES), Directory::new(&path)).unwrap();
-    append(&wal, 100);
-    let held = wal.sealed_segments(Lsn::ZERO).unwrap();
-    let bytes = |held: &[SealedSegment]| -> Vec<_> {
-        held.iter().map(|segment| fs::read(segment.path()).unwrap()).collect()
-    };
-    let before = bytes(&held);
-    let release = || {
-        wal.checkpoint(wal.durable_lsn(), b"").unwrap().wait().unwrap();
-        append(&wal, 200);
-    };
-    release();
-    assert!(bytes(&held) == before);
-    assert_eq!(kind_of(wal.sealed_segments(Lsn::ZERO)), Some(ErrorKind::Released));
-    let paths: Vec<_> = held.iter().map(SealedSegment::path).collect();
-    drop(held);
-    for _ in 0..4 {
-        release();
-    }
-    // Read again through the page cache, which has seen the bytes of before.
-    let after: Vec<_> = paths.iter().filter_map(|path| fs::read(path).ok()).collect();
-    assert!(after.iter().zip(&before).all(|(after, before)| after != before));
-    assert!(wal.stats().segments_recycled > 0);
-    let start_mark = wal.start_mark();
-    for segment in wal.sealed_segments(start_mark).unwrap() {
-        let header = fs::read(segment.path()).unwrap();
-        assert_eq!(header[32..40], segment.sequence().to_le_bytes(), "{segment:?}");
+    let (leader, follower) = (directory.path().join("leader"), directory.path().join("follower"));
+    let wal = open(&quiet().segment_bytes(SEGMENT_BYTES), Directory::new(&leader)).unwrap();
+    fs::create_dir(&follower).unwrap();
+    fs::copy(leader.join("identity"), follower.join("identity")).unwrap();
+    let mut kept = append(&wal, 150);
+    let start_mark = kept[100].0;
+    wal.checkpoint(start_mark, b"").unwrap().wait().unwrap();
+    let first = sealed(&wal, wal.start_mark()).unwrap();
+    assert!(first.len() > 1 && first[0].base() <= start_mark);
+    ship(&first, &follower);
+    let opened = quiet().open_in(Directory::new(&follower)).map(drop);
+    assert_eq!(kind_of(opened), Some(ErrorKind::Corrupt));
+    kept.extend(append(&wal, 150));
+    let next = first.last().unwrap().end();
+    let rest = sealed(&wal, next).unwrap();
+    ship(&rest, &follower);
+    let due = below(&kept[100..], rest.last().unwrap().end());
+    assert!(records(&follower) == due);
+}
+
+/// A checkpoint releases segments that are just being sent, more than are kept for reuse or none of them
+/// kept at all. Their bytes stay until that is over.
+#[test]
+fn a_sealed_segment_is_neither_reused_nor_given_back_under_its_reader() {
+    for spare_bytes in [u64::MAX, 0] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("wal");
+        let options = quiet().segment_bytes(SEGMENT_BYTES).spare_bytes_max(spare_bytes);
+        let wal = open(&options, Directory::new(&path)).unwrap();
+        append(&wal, 100);
+        let held = sealed(&wal, Lsn::ZERO).unwrap();
+        let files: Vec<_> = held.iter().map(SealedSegment::path).collect();
+        let before: Vec<_> = files.iter().map(|path| fs::read(path).unwrap()).collect();
+        let release = || {
+            wal.checkpoint(wal.durable_lsn(), b"").unwrap().wait().unwrap();
+            append(&wal, 200);
+        };
+        for _ in 0..3 {
+            release();
+        }
+        assert_eq!(kind_of(sealed(&wal, Lsn::ZERO)), Some(ErrorKind::Released));
+        // Others were.
+        if spare_bytes == 0 {
+            eventually("a slot is given back", || wal.stats().slots_removed > 0);
+        } else {
+            eventually("a slot is used again", || wal.stats().segments_recycled > 0);
+        }
+        assert!(files.iter().zip(&before).all(|(path, before)| fs::read(path).unwrap() == *before));
+        drop(held);
+        if spare_bytes == 0 {
+            eventually("they are given back", || {
+                release();
+                !files.iter().any(|path| path.exists())
+            });
+            continue;
+        }
+        eventually("they are used again", || {
+            release();
+            // Through the page cache, which has seen the bytes of before.
+            files.iter().zip(&before).all(|(path, before)| fs::read(path).unwrap() != *before)
+        });
+        for segment in sealed(&wal, wal.start_mark()).unwrap() {
+            let header = fs::read(segment.path()).unwrap();
+            assert_eq!(header[32..40], segment.sequence().to_le_bytes(), "{segment:?}");
+        }
     }
 }
 
@@ -148,9 +190,9 @@ fn a_sealed_segment_is_not_reused_under_its_reader() {
 fn a_segment_is_sealed_once_all_of_it_is_durable() {
     let disk = Faulty::new(Memory::new());
     let wal = open(&quiet().segment_bytes(SEGMENT_BYTES), disk.clone()).unwrap();
-    assert!(wal.sealed_segments(Lsn::ZERO).unwrap().is_empty());
+    assert!(sealed(&wal, Lsn::ZERO).unwrap().is_empty());
     append(&wal, 20);
-    assert!(wal.sealed_segments(Lsn::ZERO).unwrap().is_empty(), "it is the last one");
+    assert!(sealed(&wal, Lsn::ZERO).unwrap().is_empty(), "it is the last one");
     let gate = disk.control().gate(On::frame());
     let mut written = 0;
     while wal.appended_lsn().get() < SEGMENT_BYTES + 4096 {
@@ -160,14 +202,14 @@ fn a_segment_is_sealed_once_all_of_it_is_durable() {
     assert!(written > 0);
     gate.wait_for(1);
     assert!(wal.durable_lsn().get() < SEGMENT_BYTES);
-    assert!(wal.sealed_segments(Lsn::ZERO).unwrap().is_empty(), "frames of it are in flight");
+    assert!(sealed(&wal, Lsn::ZERO).unwrap().is_empty(), "frames of it are in flight");
     gate.open();
     wal.flush().unwrap();
-    let sealed = wal.sealed_segments(Lsn::ZERO).unwrap();
-    assert_eq!(sealed.iter().map(SealedSegment::sequence).collect::<Vec<_>>(), [0]);
-    let inside = sealed[0].base().checked_add(5000).unwrap();
-    assert_eq!(wal.sealed_segments(inside).unwrap().len(), 1, "the one that it lies in");
-    assert!(wal.sealed_segments(sealed[0].end()).unwrap().is_empty());
+    let over = sealed(&wal, Lsn::ZERO).unwrap();
+    assert_eq!(over.iter().map(SealedSegment::sequence).collect::<Vec<_>>(), [0]);
+    let inside = over[0].base().checked_add(5000).unwrap();
+    assert_eq!(sealed(&wal, inside).unwrap().len(), 1, "the one that it lies in");
+    assert!(sealed(&wal, over[0].end()).unwrap().is_empty());
     let past = wal.appended_lsn().checked_add(1).unwrap();
-    assert_eq!(kind_of(wal.sealed_segments(past)), Some(ErrorKind::InvalidInput));
+    assert_eq!(kind_of(sealed(&wal, past)), Some(ErrorKind::InvalidInput));
 }

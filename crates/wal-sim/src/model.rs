@@ -87,6 +87,8 @@ pub struct Recovered {
     pub records: Vec<OwnedRecord>,
     /// Where the log ends.
     pub tail: Lsn,
+    /// The epoch of this open.
+    pub epoch: u64,
     /// Whether it says that it was closed.
     pub clean_close: bool,
     /// Whether it took something for a torn frame.
@@ -146,6 +148,7 @@ impl Recovered {
             checkpoint: checkpoint.map(|found| (found.start_mark, found.state.to_vec())),
             records,
             tail: replay.report().tail,
+            epoch: replay.report().epoch,
             clean_close: replay.report().clean_close,
             was_cut: replay.report().cut.is_some(),
         })
@@ -167,8 +170,14 @@ impl Model {
 
     /// Hears one thing more.
     pub fn hear(&mut self, said: &Said) {
-        // Whoever opens it writes a frame that says so.
-        self.is_closed = matches!(said, Said::Closed);
+        match said {
+            Said::Closed => self.is_closed = true,
+            // Whoever opens it writes a frame that says so; tickets and readers may be told much later.
+            Said::Found(_) | Said::Finished | Said::Begun { .. } | Said::CheckpointBegun { .. } => {
+                self.is_closed = false;
+            }
+            _ => {}
+        }
         match said {
             Said::Begun { batch, records } => self.batches.push(Batch {
                 number: *batch,

@@ -10,8 +10,10 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 /// A segment whose frames are all durable and to which none is added: its file does not change any more.
 ///
-/// It pins the segment, as a [`Reader`](crate::Reader) does: a checkpoint does not have it reused while
-/// this lives. Once the log was closed, whoever opens it again knows nothing of that.
+/// It pins the segment, as a [`Reader`](crate::Reader) does: while this lives, a checkpoint has its slot
+/// neither reused nor given back, and [`Options::log_bytes_max`](crate::Options::log_bytes_max) counts it.
+/// The pin is the handle's: once the log was closed, whoever opens it again knows nothing of it, nor does the
+/// parent of a forked process.
 pub struct SealedSegment<S: Storage = Directory> {
     storage: Arc<S>,
     segment: Segment<S::File>,
@@ -20,14 +22,16 @@ pub struct SealedSegment<S: Storage = Directory> {
 
 impl<S: Storage> Wal<S> {
     /// The segments that are over, oldest first, from the one that `lsn` lies in: what a follower, a
-    /// backup or an archive wants whole. The log's last segment never is one of them; what it holds so
-    /// far comes with [`Wal::follow`].
+    /// backup or an archive wants whole. Each is pinned when the iterator comes to it. The log's last segment
+    /// never is one of them; what it holds so far comes with [`Wal::follow`].
     ///
     /// Their files, under their own names and beside a copy of the file `identity`, are a log as of the
     /// end of the last of them, which opens if none is missing behind the start mark of the latest
-    /// checkpoint *in them*. What a reused slot held before may follow a file's last frame; every open
-    /// tells it apart. Nothing is checked here: who receives the bytes checks them by opening them, or
-    /// frame by frame ([`format`](crate::format)).
+    /// checkpoint *in them*: whoever begins at [`Wal::start_mark`] waits for the segment that holds
+    /// that checkpoint. What a reused slot held before may follow a file's last frame; every open tells
+    /// it apart from records, and may report it as torn. Nothing is checked here: who receives the bytes
+    /// checks them by opening them, or frame by frame ([`format`](crate::format)). Once such a copy is
+    /// written to, it is another log of the same name: nothing more of this one belongs into it.
     ///
     /// `std::io::copy` from a file to a socket is `sendfile`, so that the bytes never pass through the
     /// program. docs/design.md has it measured beside reading and writing them.
@@ -42,6 +46,7 @@ impl<S: Storage> Wal<S> {
     /// # wal.flush()?;
     /// let mut next = wal.start_mark(); // what the follower has up to now
     /// for segment in wal.sealed_segments(next)? {
+    ///     let segment = segment?; // pinned, and no other is
     ///     let mut file = std::fs::File::open(segment.path())?;
     ///     std::io::copy(&mut file, &mut follower)?;
     ///     next = segment.end();
@@ -51,20 +56,24 @@ impl<S: Storage> Wal<S> {
     /// ```
     ///
     /// # Errors
-    /// As [`Wal::read_from`].
-    pub fn sealed_segments(&self, lsn: Lsn) -> Result<Vec<SealedSegment<S>>> {
+    /// As [`Wal::read_from`]; of the iterator, [`Released`](crate::ErrorKind::Released) where a checkpoint
+    /// was faster.
+    pub fn sealed_segments(
+        &self,
+        lsn: Lsn,
+    ) -> Result<impl Iterator<Item = Result<SealedSegment<S>>>> {
         let engine = self.engine();
         check_position(engine, lsn)?;
         let segment_bytes = engine.identity().segment_bytes;
-        let durable = engine.durable();
         // A durable frame behind a segment's end: the log has moved on, and all before it is durable too.
-        let is_over = |sequence: &u64| durable.get() > (sequence + 1).saturating_mul(segment_bytes);
-        let sealed = (lsn.get() / segment_bytes..).take_while(is_over).map(|sequence| {
+        let is_over = move |sequence: &u64| {
+            engine.durable().get() > (sequence + 1).saturating_mul(segment_bytes)
+        };
+        Ok((lsn.get() / segment_bytes..).take_while(is_over).map(|sequence| {
             let segment = pin(engine, sequence)?;
             let end = segment.end(engine.identity());
             Ok(SealedSegment { storage: Arc::clone(engine.storage()), segment, end })
-        });
-        sealed.collect()
+        }))
     }
 }
 

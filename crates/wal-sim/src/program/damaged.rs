@@ -42,8 +42,7 @@ pub(super) fn check<S: Storage + Clone>(
             beginning.or_else(|what| {
                 let may_be_undone = damage.is_lie()
                     && model.contradiction().is_none()
-                    && lacks_an_opening(damage.honest(), &image)
-                    && before_recoveries(life, damage)
+                    && before_undone_recoveries(life, damage, &image)
                         .any(|model| model.check_beginning(&found).is_ok());
                 if !may_be_undone {
                     return Err(what);
@@ -84,23 +83,29 @@ pub(super) fn check<S: Storage + Clone>(
     Ok(())
 }
 
-/// The models of what had been said when each recovery of the life began that the disk lied to: an opening
-/// frame, which keeps what its recovery cut from coming back, may be what the disk never wrote.
-fn before_recoveries(life: &Life<Said>, damage: &Damage) -> impl Iterator<Item = Model> {
+/// The models of what had been said when recoveries of the life began that the disk lied to: those whose
+/// opening frame, which keeps what it cut from coming back, is not there, though it would be on an honest disk.
+fn before_undone_recoveries(
+    life: &Life<Said>,
+    damage: &Damage,
+    image: &Image,
+) -> impl Iterator<Item = Model> {
     let past = life.past();
-    let recoveries = past.iter().enumerate().skip(damage.notes_before());
-    let recoveries = recoveries.filter(|(_, said)| matches!(said, Said::Found(_)));
-    recoveries.map(|(index, _)| Model::of(&past[..index]))
+    let (due, there) = (openings(damage.honest()), openings(image));
+    let founds = past.iter().enumerate().skip(damage.notes_before());
+    founds.filter_map(move |(index, said)| match said {
+        Said::Found(found) if due.contains(&found.epoch) && !there.contains(&found.epoch) => {
+            Some(Model::of(&past[..index]))
+        }
+        _ => None,
+    })
 }
 
-/// Whether an opening frame that an honest disk would hold is not there.
-fn lacks_an_opening(honest: &Image, image: &Image) -> bool {
-    let openings = |image| {
-        let headers = headers(image).into_iter();
-        let openings = headers.filter(|header| header.purpose == Purpose::Opening);
-        openings.map(|header| (header.lsn, header.epoch)).collect::<BTreeSet<_>>()
-    };
-    !openings(honest).is_subset(&openings(image))
+/// The epochs whose opening frame is there.
+fn openings(image: &Image) -> BTreeSet<u64> {
+    let headers = headers(image).into_iter();
+    let openings = headers.filter(|header| header.purpose == Purpose::Opening);
+    openings.map(|header| header.epoch).collect()
 }
 
 /// The highest durable mark that a frame's header says which stands where it belongs.

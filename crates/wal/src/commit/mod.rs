@@ -287,7 +287,10 @@ impl<S: Storage> Engine<S> {
     pub(crate) fn segment_at(&self, lsn: Lsn) -> Option<Segment<S::File>> {
         let sequence = lsn.get() / self.identity.segment_bytes;
         let core = self.core.lock();
-        core.segments.live.iter().find(|segment| segment.sequence == sequence).cloned()
+        let live = &core.segments.live;
+        // One follows the other, without a gap.
+        let index = usize::try_from(sequence.checked_sub(live.front()?.sequence)?).ok()?;
+        live.get(index).filter(|segment| segment.sequence == sequence).cloned()
     }
 
     /// Waits until the durable mark is no longer `seen`, the log ended, or `timeout` has passed.

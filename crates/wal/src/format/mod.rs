@@ -128,9 +128,9 @@ A header valid by (1) and (2) here or further on, of a purpose that is not known
 than the last taken frame's, is a later version's: the log is not for this one, whatever seems to be
 missing or damaged in it.
 
-A damaged header that names this place, by its Lsn field, is what is left of a torn frame. Behind a
-close, whose writer wrote nothing more, it is so only if its epoch field is above that of the close, or
-its CRC of the frame before is that of the close.
+A damaged header that names this place, or that of the next segment's first frame, by its Lsn field, is
+what is left of a torn frame. Behind a close, whose writer wrote nothing more, it is so only if its epoch
+field is above that of the close, or its CRC of the frame before is that of the close.
 
 Below the highest durable mark of all frames taken and all later headers, everything is durable, and
 so are all records before an opening, confirmation or closing frame; but a close may stand beside a

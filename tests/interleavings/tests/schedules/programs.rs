@@ -184,6 +184,7 @@ fn close_beside_appends() {
         let threads = [spawn(&life, &wal, writer), spawn(&life, &wal, writer), reporter];
         wal.close().unwrap();
         join(threads);
+        life.say(Said::Durable(wal.durable_lsn()));
         life.say(Said::Closed);
         life.check();
     });
@@ -266,6 +267,7 @@ fn a_follower() {
         join([spawn(&life, &wal, writer), spawn(&life, &wal, writer)]);
         wal.close().unwrap();
         join([follower]);
+        life.say(Said::Durable(wal.durable_lsn()));
         life.say(Said::Closed);
         life.check();
     });
