@@ -296,6 +296,13 @@ fn a_damaged_header_in_the_segment_after_a_close_is_older() {
     assert_eq!(log.lsn, SEGMENT);
     let report = log.open().unwrap().report;
     assert!(report.clean_close && report.cut.is_none(), "{report}");
+    // So it would be with the close's epoch; of a later one, nobody can know.
+    for (epoch, is_torn) in [(log.epoch, false), (log.epoch + 1, true)] {
+        let mut log = log.clone();
+        log.at(torn + 32, 8).copy_from_slice(&epoch.to_le_bytes());
+        let report = log.open().unwrap().report;
+        assert_eq!((report.cut.is_some(), report.clean_close), (is_torn, !is_torn), "{report}");
+    }
     // What a later open would have left there is torn.
     log.enter(1);
     let torn = log.reopen();
