@@ -5,7 +5,8 @@
 use aligned::Buffer;
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Write as _},
     ops::Range,
     path::Path,
     thread,
@@ -97,9 +98,9 @@ pub(crate) fn append<S: Storage>(wal: &wal::Wal<S>, payload: &[u8]) -> (u64, Vec
 }
 
 /// Says loudly that a check was not made.
-#[expect(clippy::print_stderr, reason = "a check that is skipped must be seen")]
 pub(crate) fn skipped(why: &str) {
-    eprintln!("SKIPPED: {why}");
+    // Past the test's own capture: a skip must be seen. Where nobody listens there is nobody to tell.
+    drop(writeln!(io::stderr(), "SKIPPED: {why}"));
 }
 
 /// A record with no more sense than being unlike its neighbours.

@@ -10,6 +10,7 @@ use wal::{Options, Wal, format::record_bytes};
 
 use crate::{
     bench::Bench,
+    disk::Fill,
     figures::{Spread, bytes_u64, float},
     floors::ProcessorFloor,
     log::{RecycledLog, time_appends},
@@ -34,7 +35,8 @@ pub(crate) fn measure(bench: &Bench<'_>) -> io::Result<Outcome> {
     let created = log.wal().stats().segments_created;
     let record = vec![0xA5; bench.settings.payload_bytes];
     let batch = bytes_u64((BATCH_BYTES / record_bytes(record.len())).max(1));
-    let mut floor = ProcessorFloor::new(FLOOR_BYTES);
+    let file = bench.file("append-floor", bytes_u64(FLOOR_BYTES), Fill::Zeros)?;
+    let mut floor = ProcessorFloor::new(&file, FLOOR_BYTES)?;
     // Half of the time: there is nothing to settle, and most of it goes to flushes off the clock.
     let share = bench.settings.share(4);
 
@@ -47,6 +49,7 @@ pub(crate) fn measure(bench: &Bench<'_>) -> io::Result<Outcome> {
         while count == 0 || started.elapsed() < share {
             let form = |wal: &Wal| wal.append_untracked(&record);
             floor_taken += floor.time(&record, batch);
+            floor.settle()?;
             taken += time_appends(&log, batch, batch, form).map_err(io::Error::other)?;
             count += batch;
         }

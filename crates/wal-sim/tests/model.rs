@@ -169,6 +169,7 @@ fn checkpoints_are_neither_lost_nor_made_up() {
     assert!(text.ends_with("that nobody made"), "{text}");
 }
 
+/// A close whose closing frame is lost is no close: the next open could not tell it from a crash.
 #[test]
 fn a_log_that_was_closed_says_so() {
     let text = complaint(|_, found| found.clean_close = false);

@@ -63,6 +63,7 @@ fn hex_rows(bytes: &[u8]) -> String {
     bytes.chunks(16).take(5).map(row).collect()
 }
 
+/// Who reads the specification can check it by hand; and padding is zeros, whatever the room was.
 #[test]
 fn the_worked_example_is_what_the_encoder_writes() {
     let written = frame(4096, &[(b"hi", RecordKind::Data, false)]);
