@@ -128,7 +128,7 @@ fn rotation_and_release() {
     explore("rotation and release", Effort::each(300), || {
         let (life, wal) = Life::begin(&Setting::new().segment_bytes(8 << 10));
         let writer = |life: &Life, wal: &Log| {
-            for _ in 0..4 {
+            for _ in 0..6 {
                 life.wait(append(life, wal, 1500).unwrap()).unwrap();
             }
         };
