@@ -107,8 +107,8 @@ impl<'a> ProcessorFloor<'a> {
         started.elapsed()
     }
 
-    /// Has the disk read the memory, as it reads a log's frames. Who writes to lines that a device, or what
-    /// emulates one, has read since has to get them back first: a seventh of the time on a virtual disk.
+    /// Has the disk read the memory, as it reads a log's frames, so that both write to lines that a device,
+    /// or what emulates one, has read since. On the virtual disk measured it made no difference.
     ///
     /// # Errors
     ///
