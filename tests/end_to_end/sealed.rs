@@ -1,11 +1,12 @@
 //! Segments that are over, shipped whole to a follower.
 
+use nix::sys::sendfile::sendfile;
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::{self, Read as _, Write as _},
+    io::{Read as _, Write as _},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     thread,
 };
 use wal::{
@@ -31,15 +32,28 @@ fn append<S: Storage>(wal: &Wal<S>, count: u8) -> Vec<Kept> {
     kept
 }
 
-/// Sends what `follower` does not have over a socket, as it is told by name and length.
+/// A log with small segments, and the directory of a follower that knows which log it is.
+fn leader_and_follower(directory: &Path) -> (Wal, PathBuf) {
+    let (leader, follower) = (directory.join("leader"), directory.join("follower"));
+    let wal = open(&quiet().segment_bytes(SEGMENT_BYTES), Directory::new(&leader)).unwrap();
+    fs::create_dir(&follower).unwrap();
+    fs::copy(leader.join("identity"), follower.join("identity")).unwrap();
+    (wal, follower)
+}
+
+/// Has the kernel send what `follower` does not have over a socket.
 fn ship(segments: &[SealedSegment], follower: &Path) {
-    let (mut out, mut socket) = UnixStream::pair().unwrap();
+    let (out, mut socket) = UnixStream::pair().unwrap();
     thread::scope(|scope| {
         scope.spawn(move || {
             for segment in segments {
-                let mut file = File::open(segment.path()).unwrap();
-                let sent = io::copy(&mut file, &mut out).unwrap();
-                assert_eq!(sent, SEGMENT_BYTES);
+                let file = File::open(segment.path()).unwrap();
+                let mut left = usize::try_from(SEGMENT_BYTES).unwrap();
+                while left > 0 {
+                    let sent = sendfile(&out, &file, None, left).unwrap();
+                    assert!(sent > 0, "{segment:?} is {left} bytes too short");
+                    left -= sent;
+                }
             }
         });
         for segment in segments {
@@ -70,10 +84,7 @@ fn below(kept: &[Kept], end: Lsn) -> Vec<Kept> {
 #[test]
 fn a_follower_that_got_the_sealed_segments_is_a_log() {
     let directory = tempfile::tempdir().unwrap();
-    let (leader, follower) = (directory.path().join("leader"), directory.path().join("follower"));
-    let wal = open(&quiet().segment_bytes(SEGMENT_BYTES), Directory::new(&leader)).unwrap();
-    fs::create_dir(&follower).unwrap();
-    fs::copy(leader.join("identity"), follower.join("identity")).unwrap();
+    let (wal, follower) = leader_and_follower(directory.path());
     let (mut kept, mut names) = (Vec::new(), BTreeSet::new());
     let (mut next, mut shipped) = (Lsn::ZERO, 0);
     for round in 0..4 {
@@ -116,10 +127,7 @@ fn a_follower_that_got_the_sealed_segments_is_a_log() {
 #[test]
 fn a_late_follower_waits_for_the_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
-    let (leader, follower) = (directory.path().join("leader"), directory.path().join("follower"));
-    let wal = open(&quiet().segment_bytes(SEGMENT_BYTES), Directory::new(&leader)).unwrap();
-    fs::create_dir(&follower).unwrap();
-    fs::copy(leader.join("identity"), follower.join("identity")).unwrap();
+    let (wal, follower) = leader_and_follower(directory.path());
     let mut kept = append(&wal, 150);
     let start_mark = kept[100].0;
     wal.checkpoint(start_mark, b"").unwrap().wait().unwrap();

@@ -33,8 +33,9 @@ impl<S: Storage> Wal<S> {
     /// checks them by opening them, or frame by frame ([`format`](crate::format)). Once such a copy is
     /// written to, it is another log of the same name: nothing more of this one belongs into it.
     ///
-    /// `std::io::copy` from a file to a socket is `sendfile`, so that the bytes never pass through the
-    /// program. docs/design.md has it measured beside reading and writing them.
+    /// With `sendfile(2)` the bytes need not pass through the program; docs/design.md has it measured
+    /// (`std::io::copy` does not use it for a socket). It sends pages and not copies: hold the segment until
+    /// the follower says that it has it.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
