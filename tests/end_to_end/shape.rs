@@ -228,6 +228,7 @@ fn no_file_is_longer_than_a_reader_can_hold() {
 const UNSAFE: &[(&str, &str)] = &[
     ("crates/aligned/src/raw.rs", "aligned memory, and who reaches which bytes of it"),
     ("crates/aligned/src/raw/lent.rs", "memory that is filled without a borrow of its owner"),
+    ("crates/aligned/src/raw/region.rs", "memory of the allocator's, or mapped in huge pages"),
     ("crates/aligned/src/raw/wiped_page.rs", "the page that tells a fork"),
     ("benches/ring/src/ring.rs", "a ring: the kernel reads what a call named earlier"),
     ("benches/reading/src/mapping.rs", "mapped segments, which a benchmark compares with reads"),

@@ -64,12 +64,13 @@ pub struct Buffer {
 
 impl Buffer {
     /// A buffer with an allocation of its own, of `bytes` bytes rounded up to a multiple of
-    /// `alignment`. All its pages are touched here, none in the hot path.
+    /// `alignment`. All its pages are touched here, none in the hot path. From 2 MiB on it is mapped by
+    /// itself, in huge pages where the kernel has them, and the system's again when it is dropped.
     ///
     /// # Errors
     ///
     /// [`AllocErrorKind::TooLarge`] if the length overflows, [`AllocErrorKind::OutOfMemory`] if
-    /// the allocator refuses. It never aborts the process.
+    /// the system refuses. It never aborts the process.
     pub fn zeroed(alignment: Alignment, bytes: usize) -> Result<Self, AllocError> {
         let error = |kind| AllocError { kind, alignment, bytes, count: 1 };
         let layout = alignment
@@ -282,7 +283,7 @@ pub struct AllocError {
 pub enum AllocErrorKind {
     /// Ask for less: the sizes overflow, or a pool was asked for more buffers than it can have.
     TooLarge,
-    /// Free something, or ask for less: the allocator refused.
+    /// Free something, or ask for less: the system refused.
     OutOfMemory,
 }
 

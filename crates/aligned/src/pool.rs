@@ -44,12 +44,15 @@ impl Pool {
     /// up to a multiple of `alignment`. The region begins at a multiple of 4096 bytes at least, so
     /// that the kernel can register it whole.
     ///
-    /// Writes zeros to all of it: about a millisecond for each few MiB.
+    /// A region of 2 MiB or more is mapped by itself, in huge pages where the kernel has them
+    /// (`MADV_HUGEPAGE`): fewer pieces of memory for each direct request, fewer misses for who fills it.
+    ///
+    /// Touches all of it: about a millisecond for each few MiB.
     ///
     /// # Errors
     ///
     /// [`AllocErrorKind::TooLarge`] if `count` is above the limit or the size overflows,
-    /// [`AllocErrorKind::OutOfMemory`] if the allocator refuses the region. (The bookkeeping
+    /// [`AllocErrorKind::OutOfMemory`] if the system refuses the region. (The bookkeeping
     /// beside it, at most 8 KiB, is allocated as a `Box` is.)
     pub fn new(
         alignment: Alignment,

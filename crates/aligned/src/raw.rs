@@ -10,16 +10,17 @@
 //! | [`WipedPage`] | one page of its own mapping | one atomic word |
 
 use std::{
-    alloc::{self, Layout},
-    hint,
+    alloc::Layout,
     ptr::NonNull,
     sync::{Arc, atomic::Ordering},
 };
 
 mod lent;
+mod region;
 mod wiped_page;
 
 pub(crate) use lent::{LentSpan, Returns, Stretch};
+use region::Region;
 pub(crate) use wiped_page::WipedPage;
 #[cfg(test)]
 pub(crate) use wiped_page::ask_child;
@@ -34,45 +35,6 @@ compile_error!(
 use loom::sync::atomic::{AtomicU64, AtomicUsize};
 #[cfg(not(wal_loom))]
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-
-/// One allocation, every byte of which is initialised and was touched.
-struct Region {
-    // Invariant: allocated by the global allocator with `layout`, of at least one byte; nobody
-    // else frees it; all `layout.size()` bytes are initialised.
-    start: NonNull<u8>,
-    layout: Layout,
-}
-
-// SAFETY: the allocation belongs to the region alone and the global allocator frees from any
-// thread; plain bytes may move between threads.
-unsafe impl Send for Region {}
-// SAFETY: a shared region offers no access to its bytes.
-unsafe impl Sync for Region {}
-
-impl Region {
-    /// `None` if the allocator refuses.
-    fn zeroed(layout: Layout) -> Option<Self> {
-        // The allocator must not be asked for zero bytes: one is added, and never looked at.
-        let layout = Layout::from_size_align(layout.size().max(1), layout.align()).ok()?;
-        // SAFETY: the layout's size is not zero (previous line).
-        let start = NonNull::new(unsafe { alloc::alloc(layout) })?;
-        // Not `alloc_zeroed`, whose pages the kernel may supply on first touch only, that is in
-        // the hot path. The black box keeps the optimiser from joining the two into that call.
-        let start = hint::black_box(start);
-        // SAFETY: `start` is valid for writes of `layout.size()` bytes, just allocated, and every
-        // address is aligned for u8.
-        unsafe { start.write_bytes(0, layout.size()) };
-        // Invariant: as allocated; initialised by the write above.
-        Some(Self { start, layout })
-    }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        // SAFETY: allocated by this allocator with this layout and freed nowhere else (invariant).
-        unsafe { alloc::dealloc(self.start.as_ptr(), self.layout) };
-    }
-}
 
 /// A region cut into slots of equal size, lent out one by one.
 pub(crate) struct Lot {
@@ -90,7 +52,7 @@ pub(crate) struct Lot {
 
 impl Lot {
     /// `slot_count` slots of `slot_bytes` bytes, in an allocation of their `layout`; `None` if the
-    /// allocator refuses.
+    /// system refuses.
     ///
     /// # Panics
     ///
@@ -120,7 +82,7 @@ impl Lot {
         let index = (0..).zip(&self.free).find_map(|(at, word)| Some(at * 64 + claim(word)?))?;
         // SAFETY: the bit was set, so index < slot_count and index * slot_bytes is inside the
         // allocation (both invariants), which is at most isize::MAX bytes, being a Layout.
-        let start = unsafe { self.region.start.add(index * self.slot_bytes) };
+        let start = unsafe { self.region.start().add(index * self.slot_bytes) };
         let lender = Some((Arc::clone(self), index));
         // Invariant: the slot's slot_bytes bytes lie in the allocation, which the Arc keeps and
         // whose bytes are initialised. `claim` cleared the bit and it alone does, so no other
@@ -147,7 +109,7 @@ impl Lot {
     /// The address of the first slot; the others follow without gaps.
     pub(crate) fn address(&self) -> usize {
         // Exposed, for the number is meant for the kernel, or to be made a pointer again.
-        self.region.start.as_ptr().expose_provenance()
+        self.region.start().as_ptr().expose_provenance()
     }
 
     fn put_back(&self, index: usize) {
@@ -191,12 +153,12 @@ unsafe impl Send for Span {}
 unsafe impl Sync for Span {}
 
 impl Span {
-    /// A span with an allocation of its own; `None` if the allocator refuses.
+    /// A span with an allocation of its own; `None` if the system refuses.
     pub(crate) fn zeroed(layout: Layout) -> Option<Self> {
         let region = Region::zeroed(layout)?;
         // Invariant: the whole of a new, initialised allocation (perhaps one byte less), kept in
         // `owned` and known to nobody else.
-        let (start, len, cursor) = (region.start, layout.size(), AtomicUsize::new(0));
+        let (start, len, cursor) = (region.start(), layout.size(), AtomicUsize::new(0));
         Some(Self { start, len, cursor, dirty: 0, lender: None, owned: Some(region) })
     }
 
