@@ -7,7 +7,7 @@ then compares, in interleaved rounds, each from a cold page cache and from a war
 * its records, every frame checked: the log's own replay, its opening included, which reads ahead with
   four threads, past the page cache, and delivers in order; and without a log around them, in no order:
   segments mapped (as they are touched, and populated), read through the page cache, and read direct into
-  aligned memory (in one request, and in those of the log), each by one thread and by four that take
+  aligned memory (in one request, and in several), each by one thread and by four that take
   turns at the next segment;
 * its bytes, nothing checked, to a thread that reads a local socket away: `sendfile`, direct reads and
   `write`, mapped and `write`.

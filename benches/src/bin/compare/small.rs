@@ -25,8 +25,8 @@ const LOG_SPAN: u64 = 64 << 20;
 const MEMORY_SPANS: [u64; 2] = [64 << 20, 1 << 30];
 
 /// What two measurements of the same process may differ by, whatever is measured: a pool buffer of 1 MiB
-/// counts from its first use on, and the allocator keeps some of what the open had for reading. If a
-/// slot's zeros or a segment's records were kept, it would be 960 MiB.
+/// counts from its first use on, and an allocator keeps what it likes. If a slot's zeros or a segment's
+/// records were kept, it would be 960 MiB.
 const MEMORY_NOISE_MIB: f64 = 4.0;
 
 pub(crate) fn append(bench: &Bench) -> Outcome {

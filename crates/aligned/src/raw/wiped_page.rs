@@ -69,7 +69,7 @@ pub(crate) fn ask_child(question: impl FnOnce() -> bool) -> bool {
     };
 
     // SAFETY: the child of a process with threads may call only what is async-signal-safe. It
-    // does: the questions of the tests load a word, ask for the pid, or unmap, and then _exit.
+    // does: the questions of the tests load a word, ask for the pid, read a file, map or unmap; then _exit.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
             let code = if question() { 10 } else { 20 };
