@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::{
     fs,
     io::{self, Write},
+    os::unix::fs::PermissionsExt as _,
     process::{Command, Output},
 };
 
@@ -140,6 +141,77 @@ fn nothing_is_left_behind() {
     let devices = Command::new("losetup").arg("--list").output().unwrap().stdout;
     assert!(!String::from_utf8(devices).unwrap().contains(name), "loop devices");
     assert!(!fs::read_to_string("/proc/mounts").unwrap().contains(name), "mounts");
+}
+
+/// A stand-in for a kernel: says `words` and is gone, after its trial if `boots`.
+fn stand_in(boots: bool, words: &str) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let program = root.path().join("usr/bin/linux.uml");
+    fs::create_dir_all(program.parent().unwrap()).unwrap();
+    // What it is to write, and where, stands in the command line of its first process: `inside`, a directory,
+    // the log, the marks.
+    let trial = r#"
+for word in "$@"; do [ "$word" = trial ] && trial=yes; done
+while [ "$1" != inside ]; do shift; done
+[ "$trial" ] && { echo booted > "$4"; exit 0; }"#;
+    let trial = if boots { trial } else { "" };
+    fs::write(&program, format!("#!/bin/sh\n{trial}\ncat <<'END'\n{words}\nEND\nexit 1\n"))
+        .unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    root
+}
+
+fn uml_of(root: &tempfile::TempDir, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(HARNESS);
+    command.args(["uml", "--cycles", "1", "--kernel"]).arg(root.path()).args(arguments);
+    let output = command.output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// On a processor with AMX, User-Mode Linux 6.1 panicked while it started its first process. That was told
+/// as a failure of the log's test, and nothing could land there.
+#[test]
+fn a_kernel_that_cannot_boot_here_is_like_one_that_is_not_there() {
+    let words =
+        "put_fp_registers: ptrace failed\nKernel panic - not syncing: Segfault with no mm\nRIP: 0";
+    let root = stand_in(false, words);
+    let (status, complaint) = uml_of(&root, &[]);
+    assert_eq!(status, Some(0), "{complaint}");
+    let skipped = complaint.lines().find(|line| line.starts_with("SKIPPED: uml: ")).unwrap();
+    if skipped.contains("linux.uml") {
+        assert!(skipped.contains("Kernel panic - not syncing: Segfault with no mm"), "{skipped}");
+        assert!(complaint.contains("put_fp_registers"), "{complaint}");
+    } else {
+        // No root, or no device.
+        io::stderr().write_all(complaint.as_bytes()).unwrap();
+    }
+    assert_eq!(uml_of(&root, &["--require"]).0, Some(2));
+}
+
+#[test]
+fn a_harness_that_fails_in_its_trial_is_no_skip() {
+    let root =
+        stand_in(false, "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00004000");
+    let (status, complaint) = uml_of(&root, &[]);
+    if complaint.starts_with("SKIPPED: uml: no ") {
+        // No root, or no device.
+        io::stderr().write_all(complaint.as_bytes()).unwrap();
+        return;
+    }
+    assert_eq!(status, Some(3), "{complaint}");
+}
+
+#[test]
+fn a_kernel_that_booted_once_and_fails_later_is_no_skip() {
+    let root = stand_in(true, "Kernel panic - not syncing: later");
+    let (status, complaint) = uml_of(&root, &[]);
+    if complaint.starts_with("SKIPPED: uml: no ") {
+        // No root, or no device.
+        io::stderr().write_all(complaint.as_bytes()).unwrap();
+        return;
+    }
+    assert_eq!(status, Some(3), "{complaint}");
+    assert!(complaint.contains("no mark came") && !complaint.contains("SKIPPED"), "{complaint}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! [`Kernel`]: User-Mode Linux, found or fetched; [`Boot`]: one of it that is to run.
 
+use super::Part;
 use crate::machine::{Place, run_program};
 use nix::{
     sys::{
@@ -24,6 +25,9 @@ const PACKAGE: &str = "user-mode-linux";
 
 /// These measure for seconds what nobody needs here.
 const LEFT_OUT: &str = "raid6_select_algo,calibrate_xor_blocks,register_xor_blocks";
+
+/// A kernel that has not come to a mark by then never does.
+pub(super) const BOOT_MAX: Duration = Duration::from_secs(30);
 
 /// A kernel that does not end by itself by then never does.
 const RUN_MAX: Duration = Duration::from_secs(120);
@@ -59,6 +63,36 @@ impl Kernel {
         find().ok_or_else(|| format!("{PACKAGE} holds no kernel"))
     }
 
+    /// Boots once, writes a mark and halts; or why it cannot, with its last words.
+    ///
+    /// A kernel may be there and not run on this processor: User-Mode Linux 6.1 sets aside less room for
+    /// registers than a processor with AMX has, and panics at its first process.
+    pub(super) fn try_boot(&self, place: &Place) -> io::Result<Result<(), String>> {
+        let mut boot = Boot::new(self, place, Part::Trial.name(), &[])?;
+        boot.inside(&[
+            "--part",
+            Part::Trial.name(),
+            "--fs",
+            "none",
+            "--seed",
+            "0",
+            "--records",
+            "0",
+        ]);
+        let running = boot.start()?;
+        let has_halted = running.ends_within(BOOT_MAX)?;
+        let has_failed = running.directory.join(super::inside::FAILED_NAME).exists();
+        if has_failed || command_ended(&running.console()) {
+            return Err(running.failure("it boots, and what runs in it failed"));
+        }
+        let has_marked = fs::metadata(running.marks())?.len() > 0;
+        Ok(match (has_marked, has_halted) {
+            (true, true) => Ok(()),
+            (true, false) => Err(running.last_words("it boots and does not halt")),
+            (false, _) => Err(running.last_words("it does not boot")),
+        })
+    }
+
     fn below(root: &Path) -> Option<Self> {
         let program = root.join("usr/bin/linux.uml");
         let modules = root.join("usr/lib/uml/modules");
@@ -73,6 +107,14 @@ impl Kernel {
             .map(|version| version.path().join("kernel").join(name))
             .find(|path| path.is_file())
     }
+}
+
+/// Whether the first process ended by itself, not by a signal, before it could leave a word: no fault of the
+/// kernel's.
+fn command_ended(console: &str) -> bool {
+    let (_, status) = console.split_once("Attempted to kill init! exitcode=0x").unwrap_or_default();
+    let status = status.get(..8).and_then(|status| u32::from_str_radix(status, 16).ok());
+    status.is_some_and(|status| status & 0x7f == 0)
 }
 
 fn cache() -> Option<PathBuf> {
@@ -115,6 +157,7 @@ pub(super) struct Boot<'a> {
 /// A kernel that runs, or did.
 #[derive(Debug)]
 pub(super) struct Running {
+    program: PathBuf,
     child: Child,
     is_gone: bool,
     directory: PathBuf,
@@ -162,7 +205,7 @@ impl<'a> Boot<'a> {
         command.stdin(Stdio::null()).stderr(console.try_clone()?).stdout(console);
         // A group, so that all of its processes can be killed at once.
         let child = command.process_group(0).spawn()?;
-        Ok(Running { child, is_gone: false, directory })
+        Ok(Running { program: kernel.program.clone(), child, is_gone: false, directory })
     }
 }
 
@@ -193,20 +236,39 @@ impl Running {
 
     /// Waits until it has ended by itself.
     pub(super) fn finish(&self) -> io::Result<()> {
+        if self.ends_within(RUN_MAX)? { Ok(()) } else { Err(self.failure("it does not end")) }
+    }
+
+    fn ends_within(&self, time: Duration) -> io::Result<bool> {
         let start = Instant::now();
         while self.is_alive()? {
-            if start.elapsed() > RUN_MAX {
-                return Err(self.failure("it does not end"));
+            if start.elapsed() > time {
+                return Ok(false);
             }
             thread::sleep(Duration::from_millis(2));
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// An error with what the kernel said last.
+    /// An error; what the kernel said last is shown.
     pub(super) fn failure(&self, what: &str) -> io::Error {
-        super::show(&fs::read_to_string(self.directory.join("console")).unwrap_or_default());
+        super::show(&self.console());
         io::Error::other(format!("the kernel: {what}"))
+    }
+
+    /// `what`, and why in the kernel's own words: of a panic its name, for what it prints last is registers.
+    fn last_words(&self, what: &str) -> String {
+        let console = self.console();
+        super::show(&console);
+        let mut lines = console.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+        let panic = lines.clone().find(|line| line.contains("Kernel panic"));
+        let words = panic.or_else(|| lines.next()).unwrap_or("nothing");
+        format!("{}: {what}; its last words: {words}", self.program.display())
+    }
+
+    fn console(&self) -> String {
+        let bytes = fs::read(self.directory.join("console")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
