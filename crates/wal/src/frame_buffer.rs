@@ -12,7 +12,7 @@ giving back is one atomic addition.
 */
 
 use crate::format::FRAME_HEADER_BYTES;
-use aligned::{Alignment, Buffer, Desk, LentBuffer, LentRoom};
+use aligned::{Buffer, Desk, LentBuffer, LentRoom};
 use std::hint;
 
 /// So often a writer looks for the last room without giving its processor away: a copy of a few
@@ -46,13 +46,7 @@ pub(crate) fn collect(mut lent: LentBuffer, mut pause: impl FnMut(u32)) -> Buffe
     }
 }
 
-/// Completes a frame whose records are all in place: puts the header in its room and lends all
-/// blocks, the padding zero.
-pub(crate) fn complete<'a>(
-    buffer: &'a mut Buffer,
-    header: &[u8; FRAME_HEADER_BYTES],
-    block: Alignment,
-) -> &'a [u8] {
+/// Completes a frame whose records are all in place: puts the header in its room.
+pub(crate) fn complete(buffer: &mut Buffer, header: &[u8; FRAME_HEADER_BYTES]) {
     buffer.filled()[..FRAME_HEADER_BYTES].copy_from_slice(header);
-    buffer.padded(block)
 }

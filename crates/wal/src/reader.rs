@@ -26,6 +26,8 @@ pub struct Reader<S: Storage = Directory> {
     cursor: Cursor,
     from: Lsn,
     failure: Option<Error>,
+    /// Whether the iterator has answered an error.
+    is_over: bool,
 }
 
 /// A record that owns its bytes.
@@ -86,6 +88,7 @@ impl<S: Storage> Reader<S> {
             cursor: Cursor::default(),
             from,
             failure: None,
+            is_over: false,
         })
     }
 
@@ -96,6 +99,8 @@ impl<S: Storage> Reader<S> {
     /// faster than the reader, or where the log was closed and opened again and the segment reused,
     /// [`ErrorKind::Io`] where there is no memory for a frame. The same is answered to every later call.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>> {
+        // A refused call changes nothing.
+        self.engine.check_caller()?;
         loop {
             if let Some(place) = self.cursor.next(self.walker.payload(), self.from) {
                 let found = place.record(self.walker.payload());
@@ -112,7 +117,7 @@ impl<S: Storage> Reader<S> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        let answer = self.engine.check_caller().and_then(|()| self.step());
+        let answer = self.step();
         if let Err(error) = &answer {
             self.failure = Some(error.clone());
         }
@@ -198,6 +203,7 @@ pub(crate) fn check_position<S: Storage>(engine: &Engine<S>, lsn: Lsn) -> Result
 
 /// The segment `sequence`, which holds a durable frame, pinned for as long as the answer lives.
 pub(crate) fn pin<S: Storage>(engine: &Engine<S>, sequence: u64) -> Result<Segment<S::File>> {
+    engine.check_caller()?;
     let base = Lsn::new(sequence.saturating_mul(engine.identity().segment_bytes));
     engine.segment_at(base).ok_or_else(|| {
         Error::new(ErrorKind::Released, "a checkpoint released what comes next")
@@ -231,10 +237,12 @@ impl<S: Storage> Iterator for Reader<S> {
 
     /// The next durable record, copied. Ends at the durable mark; after an error, too.
     fn next(&mut self) -> Option<Result<OwnedRecord>> {
-        if self.failure.is_some() {
+        if self.is_over || self.failure.is_some() {
             return None;
         }
-        self.next_record().map(|record| record.map(OwnedRecord::from)).transpose()
+        let next = self.next_record().map(|record| record.map(OwnedRecord::from));
+        self.is_over = next.is_err();
+        next.transpose()
     }
 }
 
@@ -290,6 +298,7 @@ impl<S: Storage> Follow<S> {
 impl<S: Storage> Reader<S> {
     /// Whether there is a durable record that was not read, without reading it.
     fn has_next(&mut self) -> Result<bool> {
+        self.engine.check_caller()?;
         loop {
             let mut look = self.cursor;
             if look.next(self.walker.payload(), self.from).is_some() {

@@ -118,6 +118,8 @@ impl<S: Storage> Replay<S> {
     #[inline]
     #[expect(clippy::should_implement_trait, reason = "it lends: an iterator cannot")]
     pub fn next(&mut self) -> Result<Option<Record<'_>>> {
+        // A refused call changes nothing.
+        self.check_process()?;
         let start_mark = self.recovered.report.start_mark;
         loop {
             if let Some(place) = self.cursor.next(self.walker.payload(), start_mark) {
@@ -181,7 +183,6 @@ impl<S: Storage> Replay<S> {
     #[cold]
     fn next_frame(&mut self) -> Result<bool> {
         self.cursor = Cursor::default();
-        self.check_process()?;
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }

@@ -1,7 +1,7 @@
 //! [`Ticket`]: what stands for a record that is not durable yet.
 
 use crate::{
-    Error, Lsn, Result,
+    Error, ErrorKind, Lsn, Result,
     commit::{Engine, Place, Registration, RoomWait},
     io::{Directory, Storage},
 };
@@ -109,16 +109,20 @@ impl<S: Storage> fmt::Debug for Ticket<S> {
 }
 
 /// An append that waits for room without blocking. See [`Wal::append_async`](crate::Wal::append_async).
+///
+/// It holds nothing that others need: dropped, forgotten, or woken and not polled, it holds nobody up. Polled
+/// after it was ready it appends nothing, and answers [`InvalidInput`](crate::ErrorKind::InvalidInput).
 #[must_use = "futures do nothing unless polled"]
 pub struct AppendFuture<'a, S: Storage = Directory> {
     engine: &'a Arc<Engine<S>>,
     payload: &'a [u8],
     wait: RoomWait,
+    is_over: bool,
 }
 
 impl<'a, S: Storage> AppendFuture<'a, S> {
     pub(crate) fn new(engine: &'a Arc<Engine<S>>, payload: &'a [u8]) -> Self {
-        Self { engine, payload, wait: RoomWait::default() }
+        Self { engine, payload, wait: RoomWait::of_task(), is_over: false }
     }
 }
 
@@ -127,11 +131,14 @@ impl<S: Storage> Future for AppendFuture<'_, S> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        match this.engine.poll_append(this.payload, &mut this.wait, context.waker()) {
-            Ok(Some(place)) => Poll::Ready(Ok(Ticket::new(this.engine, place))),
-            Ok(None) => Poll::Pending,
-            Err(error) => Poll::Ready(Err(error)),
+        if this.is_over {
+            let error = Error::new(ErrorKind::InvalidInput, "polled after it was ready");
+            return Poll::Ready(Err(error));
         }
+        let polled = this.engine.poll_append(this.payload, &mut this.wait, context.waker());
+        let Some(outcome) = polled.transpose() else { return Poll::Pending };
+        this.is_over = true;
+        Poll::Ready(outcome.map(|place| Ticket::new(this.engine, place)))
     }
 }
 

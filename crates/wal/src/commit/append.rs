@@ -1,8 +1,10 @@
 //! Appending: room in the open frame, and what happens when there is none.
 
 use super::{
-    Engine, FILLING, drive,
-    reserve::{Class, FIRST_FRAME_OVERHEAD, Grant, Request, RoomWait, Short, advance, to_u64},
+    Engine, FILLING,
+    locked::Locked,
+    reserve::{Class, FIRST_FRAME_OVERHEAD, Grant, Request, Short, advance, to_u64},
+    room::RoomWait,
     state::Core,
 };
 use crate::{
@@ -12,13 +14,13 @@ use crate::{
         record_bytes,
     },
     io::Storage,
-    sync::{self, MutexGuard},
+    sync,
 };
 use aligned::LentRoom;
 use std::{sync::Arc, task::Waker};
 
 /// There is no room just now; the lock is still held.
-type NoRoom<'a, S> = (MutexGuard<'a, Core<S>>, Short);
+type NoRoom<'a, S> = (Locked<'a, S>, Short);
 
 /// Where an append ended up.
 #[derive(Clone, Copy, Debug)]
@@ -52,23 +54,33 @@ impl<S: Storage> Engine<S> {
     pub(crate) fn append(self: &Arc<Self>, payload: &[u8]) -> Result<Place> {
         self.check_caller()?;
         let request = self.request_one(payload.len(), Class::User)?;
-        let mut wait = RoomWait::default();
-        let (Grant { room, place }, core) = self.reserve_waiting(request, &mut wait)?;
-        self.leave(core, &mut wait);
+        let Grant { room, place } = self.take_room(request)?;
         self.copy(room, place.lsn, payload);
         Ok(place)
     }
 
+    /// Room for `request`, waiting for it.
+    #[inline]
+    fn take_room(self: &Arc<Self>, request: Request) -> Result<Grant<'_>> {
+        let (grant, core) = self.reserve_waiting(request, &mut RoomWait::default())?;
+        drop(core);
+        Ok(grant)
+    }
+
     /// The same, but answers [`ErrorKind::WouldBlock`] instead of waiting.
     pub(crate) fn try_append(self: &Arc<Self>, payload: &[u8]) -> Result<Place> {
-        let mut wait = RoomWait::default();
-        match self.append_now(payload, &mut wait)? {
-            Ok(place) => Ok(place),
-            Err((core, short)) => {
+        self.check_caller()?;
+        let request = self.request_one(payload.len(), Class::User)?;
+        match self.reserve_now(request, &mut RoomWait::default())? {
+            Ok(Grant { room, place }) => {
+                self.copy(room, place.lsn, payload);
+                Ok(place)
+            }
+            Err((mut core, short)) => {
+                self.kick_for(&mut core, short);
                 let refused = (short == Short::Segment)
                     .then(|| core.segments.preparer.failed.clone())
                     .flatten();
-                self.leave(core, &mut wait);
                 let would_block =
                     || Error::new(ErrorKind::WouldBlock, "no room in memory just now");
                 Err(refused.unwrap_or_else(would_block))
@@ -83,50 +95,45 @@ impl<S: Storage> Engine<S> {
         wait: &mut RoomWait,
         task: &Waker,
     ) -> Result<Option<Place>> {
-        match self.append_now(payload, wait)? {
-            Ok(place) => Ok(Some(place)),
+        self.check_caller()?;
+        let request = self.request_one(payload.len(), Class::User)?;
+        // Outside the lock, like its drop: it is not ours.
+        let task = task.clone();
+        match self.reserve_now(request, wait)? {
+            Ok(Grant { room, place }) => {
+                self.copy(room, place.lsn, payload);
+                Ok(Some(place))
+            }
             Err((mut core, short)) => {
-                // A task that is not woken must not hold what others wait for.
-                wait.give_back_own(&mut core);
-                let place = self.join_queue(&mut core, wait, short);
-                let before = core.room.set_task(place, task.clone());
-                drop(core);
-                drive::let_go(before);
+                self.join_as_task(&mut core, request, wait, short, task);
                 Ok(None)
             }
         }
     }
 
-    /// Appends if there is room. If not, sees to it that somebody makes it, and answers what is
-    /// short, the lock still held.
-    fn append_now<'a>(
+    /// Room if there is some, or what is short, the lock still held.
+    fn reserve_now<'a>(
         self: &'a Arc<Self>,
-        payload: &[u8],
+        request: Request,
         wait: &mut RoomWait,
-    ) -> Result<Result<Place, NoRoom<'a, S>>> {
-        self.check_caller()?;
-        let request = self.request_one(payload.len(), Class::User)?;
+    ) -> Result<Result<Grant<'a>, NoRoom<'a, S>>> {
         loop {
-            let mut core = self.core.lock();
+            let mut core = self.lock();
+            if let Some(error) = wait.place().and_then(|place| core.room.take_refusal(place)) {
+                self.leave(&mut core, wait);
+                return Err(error);
+            }
             match self.reserve(&mut core, request, wait) {
-                Ok(Ok(Grant { room, place })) => {
-                    self.leave(core, wait);
-                    self.copy(room, place.lsn, payload);
-                    return Ok(Ok(place));
+                Ok(Ok(grant)) => {
+                    self.leave(&mut core, wait);
+                    return Ok(Ok(grant));
                 }
-                Ok(Err(Short::Allocation)) => {
-                    drop(core);
-                    self.allocate_own(wait, request)?;
+                Ok(Err(short @ (Short::Allocation | Short::Committer))) => {
+                    self.provide(core, request, wait, short)?;
                 }
-                Ok(Err(short)) => {
-                    if let Err(error) = self.kick_for(&mut core, short) {
-                        self.leave(core, wait);
-                        return Err(error);
-                    }
-                    return Ok(Err((core, short)));
-                }
+                Ok(Err(short)) => return Ok(Err((core, short))),
                 Err(error) => {
-                    self.leave(core, wait);
+                    self.leave(&mut core, wait);
                     return Err(error);
                 }
             }
@@ -134,10 +141,9 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Gives back the place in the queue of an append that is no longer wanted.
-    pub(crate) fn cancel_append(&self, wait: &mut RoomWait) {
+    pub(crate) fn cancel_append(self: &Arc<Self>, wait: &mut RoomWait) {
         if !wait.is_over() && self.witness.same_process() {
-            let core = self.core.lock();
-            self.leave(core, wait);
+            self.leave(&mut self.lock(), wait);
         }
     }
 
@@ -155,9 +161,7 @@ impl<S: Storage> Engine<S> {
             RecordKind::Data | RecordKind::Void => Class::User,
         };
         let request = self.request_one(length, class)?;
-        let mut wait = RoomWait::default();
-        let (Grant { room, place }, core) = self.reserve_waiting(request, &mut wait)?;
-        self.leave(core, &mut wait);
+        let Grant { room, place } = self.take_room(request)?;
         self.encode(room, place.lsn, kind, length, fill);
         Ok(place)
     }
@@ -172,9 +176,7 @@ impl<S: Storage> Engine<S> {
         if to_u64(staged.len()) > self.frame_room_max() {
             return Err(self.too_large("batch", staged.len()));
         }
-        let mut wait = RoomWait::default();
-        let (Grant { mut room, mut place }, core) = self.reserve_waiting(request, &mut wait)?;
-        self.leave(core, &mut wait);
+        let Grant { mut room, mut place } = self.take_room(request)?;
         room.copy_from_slice(staged);
         let mut lsn = place.lsn;
         let mut rest = &mut room[..];
@@ -204,7 +206,7 @@ impl<S: Storage> Engine<S> {
         // Before it takes room, for a refusal must not eat a full disk's last blocks; and again in
         // the critical section that orders it, for of two racing checkpoints the lower one may come
         // second. Only then its room becomes void.
-        let core = self.core.lock();
+        let core = self.lock();
         self.check_start_mark(&core, start_mark)?;
         // The last blocks on a full disk are for the checkpoint that frees a slot, not for those that
         // say nothing new.
@@ -223,10 +225,10 @@ impl<S: Storage> Engine<S> {
             core.frame_mut(place.frame).checkpoint = Some(start_mark);
             if planted!("released-before-the-checkpoint") {
                 core.segments.release(start_mark, self.identity.segment_bytes);
-                self.wake_preparer(&mut core)?;
+                self.wake_preparer(&mut core);
             }
         }
-        self.leave(core, &mut wait);
+        drop(core);
         let kind = if accepted.is_ok() { RecordKind::Checkpoint } else { RecordKind::Void };
         self.encode(room, place.lsn, kind, length, |room| checkpoint.encode(room));
         accepted.map(|()| place)

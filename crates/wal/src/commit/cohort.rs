@@ -63,10 +63,13 @@ impl Cohort {
         self.expiries = (self.expiries + 1).min(EXPIRIES_MAX);
     }
 
-    /// A commit took `time`, `returned` waiters were acknowledged by it, and `waiting` have joined
-    /// the next one already.
-    pub(super) fn committed(&mut self, time: Duration, returned: u32, waiting: u32) {
+    /// `returned` waiters were acknowledged, and `waiting` have joined the next commit already.
+    pub(super) fn returned(&mut self, returned: u32, waiting: u32) {
         self.wanted = returned + waiting;
+    }
+
+    /// A commit took `time`.
+    pub(super) fn took(&mut self, time: Duration) {
         self.since_full += 1;
         if self.since_full >= self.retry_after {
             (self.since_full, self.expiries) = (0, 0);
@@ -92,11 +95,12 @@ mod tests {
         let mut cohort = Cohort::default();
         assert_eq!(cohort.bound(), Duration::ZERO);
         for _ in 0..100 {
-            cohort.committed(Duration::from_micros(50), 3, 1);
+            cohort.took(Duration::from_micros(50));
+            cohort.returned(3, 1);
         }
         assert_eq!(cohort.wanted(), 4);
         assert_eq!(cohort.bound(), Duration::from_micros(40));
-        cohort.committed(Duration::from_secs(1), 4, 0);
+        cohort.took(Duration::from_secs(1));
         assert!(cohort.bound() < Duration::from_micros(42), "one slow flush hardly counts");
         cohort.expired();
         assert!(cohort.bound() < Duration::from_micros(21));
@@ -106,7 +110,7 @@ mod tests {
         let mut commits_until_full = || {
             cohort.expired();
             let commits = (1..).find(|_| {
-                cohort.committed(Duration::from_micros(50), 4, 0);
+                cohort.took(Duration::from_micros(50));
                 cohort.bound() >= Duration::from_micros(40)
             });
             commits.unwrap()
@@ -114,7 +118,7 @@ mod tests {
         let waits: Vec<u32> = (0..6).map(|_| commits_until_full()).collect();
         assert_eq!(waits, [8, 16, 32, 64, 64, 64]);
         for _ in 0..10_000 {
-            cohort.committed(Duration::from_millis(5), 4, 0);
+            cohort.took(Duration::from_millis(5));
         }
         assert_eq!(cohort.bound(), BOUND_MAX);
     }

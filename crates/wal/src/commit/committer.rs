@@ -1,12 +1,13 @@
 //! The committer threads: they write what nobody blocks for.
 
-use super::{COMMITS, Engine, STATE_LATCHED, state::Core};
+use super::{COMMITS, Engine, STATE_LATCHED, drive, room::Own, state::Core};
 use crate::{
     Result,
     format::{FRAME_HEADER_BYTES, Purpose},
-    io::{Storage, Wake},
+    io::Storage,
 };
 use std::{
+    mem,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -24,35 +25,53 @@ pub(super) enum Empty {
 
 /// What a committer does next.
 enum Next {
-    /// Write the sealed frame at the front.
+    /// Write a frame: the sealed one at the front, or one that has to be written once more.
     Write(u64),
     /// Seal and write the open frame.
     Commit(u64),
     /// Write an empty frame that vouches for the last one.
     Confirm,
+    /// Tell those whom another thread found.
+    Tell,
+    /// Allocate for a task.
+    Allocate,
+    /// See whether what was offered to a task was taken.
+    LookAfterRoom,
     /// Sleep until woken, or for this long.
     Sleep(Option<Duration>),
 }
 
 impl<S: Storage> Engine<S> {
-    /// Sees to it that a committer is awake if there is a full frame to write.
-    pub(super) fn kick(self: &Arc<Self>, core: &mut Core<S>) -> Result<()> {
-        let wanted_open = self.sealable(core).is_some() && !core.room.is_empty();
-        if self.writable_front(core).is_none() && !wanted_open {
-            return Ok(());
+    /// Sees to it that a committer is awake if there is something for it to do.
+    pub(super) fn kick(&self, core: &mut Core<S>) {
+        if !self.has_work(core) {
+            return;
         }
-        if core.committers.idle > 0 {
-            self.committer.bump();
-            self.storage.wake(&self.committer, Wake::One);
+        if core.committers.idle() > 0 {
+            self.wake_committer(core);
         } else if core.committers.running < self.depth {
-            self.start_committer(core)?;
+            self.add_committer(core);
         }
-        Ok(())
     }
 
-    /// Starts the first committer, before anything can depend on it.
-    pub(super) fn have_committer(self: &Arc<Self>, core: &mut Core<S>) -> Result<()> {
-        if core.committers.running == 0 { self.start_committer(core) } else { Ok(()) }
+    fn has_work(&self, core: &Core<S>) -> bool {
+        let wants_open = || self.sealable(core).is_some() && core.room.needs_room();
+        let is_asked = !core.untold.is_empty() || matches!(core.own, Own::Wanted { .. });
+        is_asked || self.writable(core).is_some() || wants_open()
+    }
+
+    fn wake_committer(&self, core: &mut Core<S>) {
+        self.committer.bump();
+        core.after.wakes_committer = true;
+    }
+
+    /// Has one more started as soon as the lock is free. Without a thread the work waits for those there
+    /// are.
+    fn add_committer(&self, core: &mut Core<S>) {
+        if !core.after.starts_committer {
+            core.after.starts_committer = true;
+            core.committers.running += 1;
+        }
     }
 
     /// Sees to it that a committer looks at its clock in time for `frame`, which was opened and
@@ -60,68 +79,110 @@ impl<S: Storage> Engine<S> {
     /// by themselves, so that this is no system call a frame.
     pub(super) fn arm(&self, core: &mut Core<S>, frame: u64) {
         let due = core.frame(frame).opened_at.saturating_add(self.settings.linger);
-        if core.committers.wakes_at.is_none_or(|at| at > due) {
-            core.committers.wakes_at = Some(due);
-            self.committer.bump();
-            self.storage.wake(&self.committer, Wake::One);
+        self.have_looked_by(core, due);
+    }
+
+    /// Sees to it that a committer looks at `due` at the latest. One that is awake does, once it has done
+    /// what it does; one that is away in a callback has left a word for others.
+    pub(super) fn have_looked_by(&self, core: &mut Core<S>, due: Duration) {
+        if core.committers.looks_by(due) {
+            return;
+        }
+        if core.committers.idle() > 0 {
+            self.wake_committer(core);
+        } else if core.committers.running == 0 {
+            self.add_committer(core);
         }
     }
 
-    fn start_committer(self: &Arc<Self>, core: &mut Core<S>) -> Result<()> {
-        let started = self.spawn("wal-commit", Self::run_committer);
-        if started.is_ok() {
-            core.committers.running += 1;
-        } else if core.committers.running == 0 {
-            return started;
-        }
-        // One committer is enough for everything but depth.
+    /// Starts a committer, which counts as running already.
+    pub(super) fn start_committer(self: &Arc<Self>) -> Result<()> {
+        let uncounted = Uncounted(self);
+        self.spawn("wal-commit", Self::run_committer)?;
+        mem::forget(uncounted);
         Ok(())
     }
 
     fn run_committer(self: &Arc<Self>) {
         COMMITS.set(true);
-        let mut core = self.core.lock();
+        let mut core = self.lock();
         while self.state.load(Ordering::SeqCst) < STATE_LATCHED {
             match self.next(&core) {
-                Next::Write(front) => {
-                    self.write(core, front);
-                    core = self.core.lock();
+                Next::Write(frame) => {
+                    self.write(core, frame);
+                    core = self.lock();
                 }
                 Next::Commit(frame) => {
                     self.commit(core, frame);
-                    core = self.core.lock();
+                    core = self.lock();
                 }
                 Next::Confirm => match self.install_empty(&mut core, Purpose::Confirmation) {
                     Empty::Installed => {}
                     Empty::NoMemory => core.last_commit = self.storage.now(),
                     Empty::NoSegment => core.unconfirmed = false,
                 },
+                Next::Tell => {
+                    let untold = mem::take(&mut core.untold);
+                    drop(core);
+                    self.run_hooks(untold);
+                    core = self.lock();
+                }
+                Next::Allocate => {
+                    self.allocate_for_task(core);
+                    core = self.lock();
+                }
+                Next::LookAfterRoom => {
+                    self.look_after_room(&mut core, self.storage.now());
+                    drop(core);
+                    core = self.lock();
+                }
                 Next::Sleep(time) => {
-                    core.committers.idle += 1;
-                    core.committers.wakes_at =
-                        time.map(|time| self.storage.now().saturating_add(time));
+                    let wakes_at = time.map(|time| self.storage.now().saturating_add(time));
+                    let asleep = core.committers.sleeps(wakes_at);
                     let seen = self.committer.read();
                     drop(core);
                     self.storage.wait(&self.committer, seen, time);
-                    core = self.core.lock();
-                    core.committers.idle -= 1;
+                    core = self.lock();
+                    core.committers.woke(asleep);
                 }
             }
         }
         core.committers.running -= 1;
+        let untold = mem::take(&mut core.untold);
+        drop(core);
+        drive::tell(untold);
     }
 
     fn next(&self, core: &Core<S>) -> Next {
-        if let Some(front) = self.writable_front(core) {
-            return Next::Write(front);
+        if !core.untold.is_empty() {
+            return Next::Tell;
+        }
+        if let Some(frame) = self.writable(core) {
+            return Next::Write(frame);
+        }
+        if matches!(core.own, Own::Wanted { .. }) {
+            return Next::Allocate;
         }
         let now = self.storage.now();
+        let room = self.room_due(core).map(|at| at.saturating_sub(now));
+        if room.is_some_and(|rest| rest.is_zero()) {
+            return Next::LookAfterRoom;
+        }
+        match (self.next_of_frames(core, now), room) {
+            (Next::Sleep(time), Some(room)) => {
+                Next::Sleep(Some(time.map_or(room, |time| time.min(room))))
+            }
+            (next, _) => next,
+        }
+    }
+
+    fn next_of_frames(&self, core: &Core<S>, now: Duration) -> Next {
         if let Some(frame) = self.sealable(core) {
             let meta = core.frame(frame);
             let age = now.saturating_sub(meta.opened_at);
             let due = self.settings.linger.saturating_sub(age);
             // Who sleeps in `wait` commits it alone; hooks, room and time have nobody else.
-            let wanted = !meta.hooks.is_empty() || !core.room.is_empty() || due.is_zero();
+            let wanted = !meta.hooks.is_empty() || core.room.needs_room() || due.is_zero();
             if wanted {
                 return Next::Commit(frame);
             }
@@ -129,8 +190,8 @@ impl<S: Storage> Engine<S> {
         }
         let idle = now.saturating_sub(core.last_commit);
         let soon = self.settings.linger.max(Duration::from_micros(100));
-        if core.open || core.in_flight > 0 {
-            // Whoever writes hands on.
+        if core.open || core.first < core.next {
+            // Whoever writes, or holds what was written, hands on.
             return Next::Sleep(Some(soon));
         }
         let confirmation = self.settings.confirm_after.saturating_sub(idle);
@@ -172,5 +233,14 @@ impl<S: Storage> Engine<S> {
         }
         self.rotate(core);
         self.fits_user(core, FRAME_HEADER_BYTES + self.restated_bytes(core))
+    }
+}
+
+/// A committer that counts as running and is not started yet: it does not count if it cannot be.
+struct Uncounted<'a, S: Storage>(&'a Arc<Engine<S>>);
+
+impl<S: Storage> Drop for Uncounted<'_, S> {
+    fn drop(&mut self) {
+        self.0.lock().committers.running -= 1;
     }
 }

@@ -1,9 +1,12 @@
 //! One commit: seal, write, acknowledge in order, hand on.
 
 use super::{
-    COMMITS, Engine, STATE_LATCHED,
+    COMMITS, Engine, STATE_LATCHED, Teller,
+    flushes::Flusher,
+    locked::Locked,
     reserve::{advance, to_u64},
-    state::{Core, Hook, Stage},
+    room::Own,
+    state::{Core, Hook, Stage, Told},
 };
 use crate::{
     Error, Lsn,
@@ -11,9 +14,9 @@ use crate::{
     frame_buffer,
     io::{File, Storage, Wake},
     slots::Segment,
-    sync::{self, MutexGuard},
+    sync,
 };
-use aligned::LentBuffer;
+use aligned::{Buffer, LentBuffer};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
@@ -24,19 +27,32 @@ use std::{
 /// A write that was started: everything it needs without the lock.
 struct Job<S: Storage> {
     frame: u64,
-    header: [u8; FRAME_HEADER_BYTES],
+    /// Its number among the calls that flush.
+    flush: u64,
     segment: Segment<S::File>,
     offset: u64,
     /// Keeps the directory locked for as long as the write is under way.
     _lease: Option<Arc<S::Lock>>,
 }
 
+/// The memory of a frame whose write was started.
+enum Memory {
+    /// Others may still fill their rooms; the header is put in when they have.
+    Lent(LentBuffer, [u8; FRAME_HEADER_BYTES]),
+    /// It was written before.
+    Complete(Buffer),
+}
+
 /// What is done once the lock is released again.
-struct HandOn {
+pub(super) struct HandOn {
     /// The frames that became durable: whoever sleeps there wakes.
     woken: std::ops::Range<u64>,
     sleepers: u32,
-    hooks: Vec<Hook>,
+    pub(super) hooks: Vec<Hook>,
+    /// Those found by a thread that runs nothing of the user's.
+    untold: Vec<Told>,
+    /// Memory that was kept for a second write that is not needed.
+    memory: Vec<Buffer>,
     /// Where the thread sleeps that seals next.
     baton: Option<usize>,
     committer: bool,
@@ -44,15 +60,31 @@ struct HandOn {
 }
 
 impl<S: Storage> Engine<S> {
-    /// The frame at the front, if its write may be started now: frames of a segment are written
-    /// only when all of the segment before are durable.
-    pub(super) fn writable_front(&self, core: &Core<S>) -> Option<u64> {
+    /// The frame whose write may be started now, if there is one: one that has to be written once more, or
+    /// the sealed one at the front.
+    ///
+    /// The first frame of a segment waits until all before it are *acknowledged*; that none is being written
+    /// is not enough, for one that is held may have to be written once more, and would be missing before
+    /// a frame that vouches for it. So do frames that vouch and hold nothing: an idle log's, and a close's.
+    pub(super) fn writable(&self, core: &Core<S>) -> Option<u64> {
+        if core.in_flight >= self.depth || self.state.load(Ordering::SeqCst) >= STATE_LATCHED {
+            return None;
+        }
+        if let Some(again) = core.again_front() {
+            return Some(again);
+        }
         let front = core.sealed_front()?;
-        let sequence = core.frame(front).segment.as_ref()?.sequence;
-        let same_segment = sequence == core.writing_segment;
-        let same_segment = same_segment || planted!("next-segment-too-early");
-        let may = core.in_flight == 0 || (core.in_flight < self.depth && same_segment);
-        (may && self.state.load(Ordering::SeqCst) < STATE_LATCHED).then_some(front)
+        let meta = core.frame(front);
+        let begins_segment = meta.segment.as_ref()?.sequence != core.writing_segment
+            && !planted!("next-segment-too-early")
+            && !(planted!("segment-begun-while-held") && core.in_flight == 0);
+        let vouches = match meta.purpose {
+            Purpose::Confirmation => !planted!("confirmed-while-held"),
+            Purpose::Close => !planted!("closed-while-held"),
+            Purpose::Records | Purpose::Opening => false,
+        };
+        let is_alone = core.first == front;
+        (is_alone || !(begins_segment || vouches)).then_some(front)
     }
 
     /// The open frame, if somebody may seal and write it now: a frame that is not full is written
@@ -61,55 +93,85 @@ impl<S: Storage> Engine<S> {
     pub(super) fn sealable(&self, core: &Core<S>) -> Option<u64> {
         let idle = core.in_flight == 0 && !core.sealing && core.unwritten + 1 == core.next;
         let runs = self.state.load(Ordering::SeqCst) < STATE_LATCHED;
-        core.open_frame().filter(|_| idle && runs)
+        core.open_frame().filter(|_| idle && runs && core.again == 0)
     }
 
-    /// Writes the sealed frame at the front and acknowledges what became durable by it.
-    pub(super) fn write(self: &Arc<Self>, mut core: MutexGuard<'_, Core<S>>, front: u64) {
-        let Some((job, lent)) = self.start(&mut core, front) else { return };
+    /// Writes `frame`, which is [`Engine::writable`], and acknowledges what became durable by it.
+    pub(super) fn write<'a>(self: &'a Arc<Self>, mut core: Locked<'a, S>, frame: u64) {
+        let Some((job, memory)) = self.start(&mut core, frame) else { return };
         // Another full frame may be waiting behind this one: whoever filled it saw a committer asleep
         // that had been woken for this one. Without a thread it waits for this one.
-        contain(|| drop(self.kick(&mut core)));
+        self.kick(&mut core);
         drop(core);
         let mut started = Started { engine: self, ended: false };
         sync::point();
-        let mut buffer = frame_buffer::collect(lent, |turns| self.wait_for_a_copy(turns));
+        let mut buffer = self.collect(memory);
         let before = self.storage.now();
         let result = if self.witness.same_process() {
-            let bytes = frame_buffer::complete(&mut buffer, &job.header, self.block);
-            write_frame(&job.segment.slot.file, bytes, job.offset)
+            write_frame(&job.segment.slot.file, buffer.padded(self.block), job.offset)
         } else {
             Err(std::io::Error::other("this process did not open the log"))
         };
         let time = self.storage.now().saturating_sub(before);
         let result = result.map_err(|source| self.write_error(&job, source));
-        let frame = job.frame;
+        let (frame, flush) = (job.frame, job.flush);
         // Before anybody hears of it: who closes the log on that word must find it unlocked, and a
         // segment that is released by it free.
         drop(job);
         started.ended = true;
-        let hooks = match result {
-            Ok(()) => self.complete(frame, time),
+        let (hand_on, buffer) = match result {
+            Ok(()) => self.complete(frame, flush, time, buffer),
             Err(error) => {
                 self.fail(error);
-                Vec::new()
+                (None, Some(buffer))
             }
         };
+        let (told, kept) = self.hand_on(hand_on);
         // Given back only now: those who wait for the records need not wait for that.
-        let is_own = buffer.pool_index().is_none();
-        drop(buffer);
-        self.offer_room(is_own);
-        self.run_hooks(hooks);
+        let is_any = buffer.is_some() || !kept.is_empty();
+        let is_own = buffer.iter().chain(&kept).any(|buffer| buffer.pool_index().is_none());
+        drop((buffer, kept));
+        if is_any {
+            self.take_back(&mut self.lock(), is_own);
+        }
+        self.run_hooks(told);
     }
 
-    /// Fixes the header of frame `front`, in the order of the log, and counts the write.
-    fn start(&self, core: &mut Core<S>, front: u64) -> Option<(Job<S>, LentBuffer)> {
-        let segment = core.frame(front).segment.clone()?;
+    /// The frame, whole, once every room was given back.
+    fn collect(&self, memory: Memory) -> Buffer {
+        match memory {
+            Memory::Complete(buffer) => buffer,
+            Memory::Lent(lent, header) => {
+                let mut buffer = frame_buffer::collect(lent, |turns| self.wait_for_a_copy(turns));
+                frame_buffer::complete(&mut buffer, &header);
+                buffer
+            }
+        }
+    }
+
+    /// Counts the write of `frame`, and fixes its header, in the order of the log, if it is the first one.
+    fn start(&self, core: &mut Core<S>, frame: u64) -> Option<(Job<S>, Memory)> {
+        let segment = core.frame(frame).segment.clone()?;
+        let offset = core.frame(frame).lsn.distance_from(segment.base)?;
+        let memory = if core.frame(frame).stage == Stage::Again {
+            core.again -= 1;
+            Memory::Complete(core.frame_mut(frame).written.take()?)
+        } else {
+            self.fix(core, frame, segment.sequence)?
+        };
+        core.frame_mut(frame).stage = Stage::Writing;
+        core.in_flight += 1;
+        let flush = core.flushes.enter(Flusher::Frame);
+        let lease = core.lease.clone();
+        Some((Job { frame, flush, segment, offset, _lease: lease }, memory))
+    }
+
+    /// Fixes the header of the sealed frame at the front.
+    fn fix(&self, core: &mut Core<S>, front: u64, sequence: u64) -> Option<Memory> {
         let index = core.index(front);
         let meta = &mut core.frames[index];
         assert!(meta.stage == Stage::Sealed, "only a sealed frame is written, and once");
         let buffer = meta.buffer.take()?;
-        meta.stage = Stage::Writing;
         let header = FrameHeader {
             lsn: meta.lsn,
             payload_bytes: u32::try_from(meta.used - FRAME_HEADER_BYTES).ok()?,
@@ -121,16 +183,12 @@ impl<S: Storage> Engine<S> {
             previous_crc: core.chain,
             purpose: meta.purpose,
         };
-        let offset = meta.lsn.distance_from(segment.base)?;
         core.unconfirmed = meta.purpose == Purpose::Records && !planted!("idle-not-confirmed");
         let mut bytes = [0; FRAME_HEADER_BYTES];
         core.chain = header.encode(self.identity.log_id, &mut bytes);
-        core.writing_segment = segment.sequence;
+        core.writing_segment = sequence;
         core.unwritten += 1;
-        core.in_flight += 1;
-        let lease = core.lease.clone();
-        let job = Job { frame: front, header: bytes, segment, offset, _lease: lease };
-        Some((job, buffer))
+        Some(Memory::Lent(buffer, bytes))
     }
 
     /// Somebody still fills a room of the frame that is to be written. A copy needs a processor and
@@ -144,34 +202,65 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// A write succeeded: the durable mark moves over the frames that are done without a gap.
-    fn complete(self: &Arc<Self>, frame: u64, time: Duration) -> Vec<Hook> {
-        let mut core = self.core.lock();
+    /// A write succeeded: the durable mark moves over the frames that are done without a gap. Answers
+    /// what is to be handed on, and the buffer, unless it may be needed once more.
+    fn complete(
+        self: &Arc<Self>,
+        frame: u64,
+        flush: u64,
+        time: Duration,
+        buffer: Buffer,
+    ) -> (Option<HandOn>, Option<Buffer>) {
+        let mut core = self.lock();
         core.in_flight -= 1;
+        core.flushes.leave(flush, Flusher::Frame);
         core.last_commit = self.storage.now();
         core.stats.commit_histogram.record(time);
-        let started = core.unwritten;
+        core.cohort.took(time);
+        let held_by = core.flushes.next();
+        let is_beside = core.flushes.is_any_beside();
         let meta = core.frame_mut(frame);
-        meta.stage = Stage::Done;
-        meta.started = started;
+        let is_doubtful = std::mem::take(&mut meta.is_doubtful);
+        meta.stage = if is_doubtful { Stage::Again } else { Stage::Done };
+        meta.held_by = held_by;
+        core.again += u32::from(is_doubtful);
         if self.state.load(Ordering::SeqCst) >= STATE_LATCHED {
-            return Vec::new();
+            return (None, Some(buffer));
         }
+        let buffer = match is_beside || is_doubtful {
+            true => {
+                core.frame_mut(frame).written = Some(buffer);
+                None
+            }
+            false => Some(buffer),
+        };
+        let mut hand_on = self.acknowledge(&mut core);
+        if planted!("acknowledged-out-of-order") && frame >= core.first {
+            let meta = core.frame(frame);
+            let end = self.durable().max(advance(meta.lsn, meta.used));
+            self.durable.store(end.get(), Ordering::SeqCst);
+        }
+        // This thread has nothing better to do.
+        hand_on.untold.append(&mut core.untold);
+        (Some(hand_on), buffer)
+    }
+
+    /// Takes the frames off the ring that are durable for certain, and moves the durable mark over them.
+    /// Answers whom to tell.
+    pub(super) fn acknowledge(&self, core: &mut Core<S>) -> HandOn {
         let mut hand_on = HandOn {
             woken: core.first..core.first,
             sleepers: 0,
             hooks: Vec::new(),
+            untold: Vec::new(),
+            memory: Vec::new(),
             baton: None,
             committer: false,
             preparer: false,
         };
         let mut durable = self.durable();
         while core.durable_front().is_some() {
-            durable = self.retire(&mut core, &mut hand_on);
-        }
-        if planted!("acknowledged-out-of-order") && frame >= core.first {
-            let meta = core.frame(frame);
-            durable = durable.max(advance(meta.lsn, meta.used));
+            durable = self.retire(core, &mut hand_on);
         }
         self.durable.store(durable.get(), Ordering::SeqCst);
         for frame in hand_on.woken.clone() {
@@ -183,43 +272,48 @@ impl<S: Storage> Engine<S> {
         let waiting = core
             .open_frame()
             .map_or(0, |frame| self.frames[core.index(frame)].joined.load(Ordering::SeqCst));
-        core.cohort.committed(time, returned + 1, waiting);
-        self.pass_baton(&core, &mut hand_on);
-        let ring = core.frames.len();
-        drop(core);
-        self.hand_on(hand_on, ring)
+        core.cohort.returned(returned + 1, waiting);
+        self.pass_baton(core, &mut hand_on);
+        hand_on
     }
 
     /// Tells those who are not asleep: last, outside every lock, and with nothing in hand, for a
     /// callback may append, wait, or take its time. A committer counts as away meanwhile, so that
     /// another is started if there is something to write. Once: a callback that waits may write a frame
     /// itself, and call back in here.
-    fn run_hooks(self: &Arc<Self>, hooks: Vec<Hook>) {
-        if hooks.is_empty() {
+    pub(super) fn run_hooks(self: &Arc<Self>, told: Vec<Told>) {
+        if told.is_empty() {
             return;
         }
         let is_committer = self.is_served_by_caller() && COMMITS.replace(false);
         if is_committer {
-            let mut core = self.core.lock();
+            let mut core = self.lock();
             core.committers.running -= 1;
             // Somebody has to see to what is not written meanwhile: to the open frame's time, to those
-            // who await it, to a sealed one that may be written only when the one before is done, and to
-            // the last one that nothing vouches for.
-            let stand_in = match core.committers.idle {
-                0 if core.unwritten < core.next || core.unconfirmed => {
-                    self.have_committer(&mut core)
-                }
-                _ => Ok(()),
-            };
-            // Without a thread the work waits for this one: no worse than before.
-            let started = self.kick(&mut core);
-            drop((core, stand_in, started));
+            // who await it, to a sealed one that may be written only when the one before is done, to
+            // the last one that nothing vouches for, and to who waits for room. One that sleeps may
+            // sleep for longer than that.
+            if let Some(due) = self.next_due(&core) {
+                self.have_looked_by(&mut core, due);
+            }
+            self.kick(&mut core);
         }
-        tell(hooks, &Ok(()));
+        tell(told);
         if is_committer {
-            self.core.lock().committers.running += 1;
+            self.lock().committers.running += 1;
             COMMITS.set(true);
         }
+    }
+
+    /// When a committer has to look, if nobody wakes it before.
+    fn next_due(&self, core: &Core<S>) -> Option<Duration> {
+        if planted!("sleeping-committer-trusted") && core.committers.idle() > 0 {
+            return None;
+        }
+        let after = |is_due: bool, time| is_due.then(|| self.storage.now().saturating_add(time));
+        let written = after(core.unwritten < core.next, self.settings.linger);
+        let confirmed = after(core.unconfirmed, self.settings.confirm_after);
+        [written, confirmed, self.room_due(core)].into_iter().flatten().min()
     }
 
     /// Takes the oldest frame off the ring: it is durable. Returns its end.
@@ -232,6 +326,7 @@ impl<S: Storage> Engine<S> {
         let segment = meta.segment.take().map(|segment| segment.sequence);
         let checkpoint = meta.checkpoint.take();
         let records = meta.records;
+        hand_on.memory.extend(meta.written.take());
         hand_on.sleepers += std::mem::take(&mut meta.sleepers);
         hand_on.hooks.append(&mut meta.hooks);
         core.stats.frames += 1;
@@ -257,7 +352,7 @@ impl<S: Storage> Engine<S> {
     /// Finds who commits next, if there is something to commit: a thread that is asleep in `wait`
     /// for the earliest frame, else a committer thread.
     pub(super) fn find_baton(&self, core: &Core<S>) -> Option<Baton> {
-        let front = self.writable_front(core);
+        let front = self.writable(core);
         let open = self.sealable(core);
         if front.is_none() && open.is_none() {
             return None;
@@ -266,7 +361,7 @@ impl<S: Storage> Engine<S> {
         if let Some(frame) = (core.unwritten..core.next).find(asleep) {
             return Some(Baton::Sleeper(core.index(frame)));
         }
-        let wanted = |frame: u64| !core.frame(frame).hooks.is_empty() || !core.room.is_empty();
+        let wanted = |frame: u64| !core.frame(frame).hooks.is_empty() || core.room.needs_room();
         let somebody = front.is_some() || open.is_some_and(wanted);
         somebody.then_some(Baton::Committer)
     }
@@ -290,7 +385,7 @@ impl<S: Storage> Engine<S> {
 
     /// Passes on a baton that was not used: its holder's time was up, or its write failed to be
     /// needed.
-    pub(super) fn pass_unused_baton(&self, core: MutexGuard<'_, Core<S>>) {
+    pub(super) fn pass_unused_baton(&self, core: Locked<'_, S>) {
         match self.find_baton(&core) {
             Some(Baton::Sleeper(index)) => {
                 self.frames[index].word.bump();
@@ -307,8 +402,9 @@ impl<S: Storage> Engine<S> {
     }
 
     /// The next committer first, so that the disk is busy while the others wake. Answers whom to tell
-    /// after that.
-    fn hand_on(&self, hand_on: HandOn, ring: usize) -> Vec<Hook> {
+    /// after that, and the memory that is free.
+    pub(super) fn hand_on(&self, hand_on: Option<HandOn>) -> (Vec<Told>, Vec<Buffer>) {
+        let Some(hand_on) = hand_on else { return (Vec::new(), Vec::new()) };
         if let Some(index) = hand_on.baton {
             self.storage.wake(&self.frames[index].word, Wake::One);
         }
@@ -317,7 +413,7 @@ impl<S: Storage> Engine<S> {
         }
         if hand_on.sleepers > 0 {
             for frame in hand_on.woken.clone() {
-                let slot = &self.frames[super::state::ring_index(frame, ring)];
+                let slot = &self.frames[super::state::ring_index(frame, self.frames.len())];
                 self.storage.wake(&slot.word, Wake::All);
             }
         }
@@ -329,23 +425,18 @@ impl<S: Storage> Engine<S> {
             self.progress.bump();
             self.storage.wake(&self.progress, Wake::All);
         }
-        hand_on.hooks
+        let mut told = hand_on.untold;
+        told.extend(hand_on.hooks.into_iter().map(|hook| (hook, Ok(()))));
+        (told, hand_on.memory)
     }
 
-    /// Buffers came back: lets those look who wait for room.
-    fn offer_room(&self, is_own: bool) {
-        let mut core = self.core.lock();
+    /// Buffers came back, the one outside the pool among them if `is_own`: lets those look who wait for
+    /// room.
+    pub(super) fn take_back(&self, core: &mut Core<S>, is_own: bool) {
         if is_own {
-            core.own_granted = false;
+            core.own = Own::Free;
         }
-        if core.room.is_empty() || planted!("room-not-offered") {
-            return;
-        }
-        let task = core.room.take_front_task();
-        self.room.bump();
-        drop(core);
-        self.storage.wake(&self.room, Wake::All);
-        task.into_iter().for_each(wake);
+        self.offer_room(core);
     }
 
     fn write_error(&self, job: &Job<S>, source: std::io::Error) -> Error {
@@ -355,10 +446,10 @@ impl<S: Storage> Engine<S> {
             .with_offset(job.offset)
     }
 
-    fn fail(&self, error: Error) {
-        let mut core = self.core.lock();
+    fn fail(self: &Arc<Self>, error: Error) {
+        let mut core = self.lock();
         core.in_flight -= 1;
-        self.latch(core, error);
+        self.latch(core, error, Teller::Here);
     }
 }
 
@@ -389,34 +480,34 @@ pub(super) enum Baton {
 
 /// A write that was started and has not ended: if its thread unwinds, nobody may wait for ever.
 struct Started<'a, S: Storage> {
-    engine: &'a Engine<S>,
+    engine: &'a Arc<Engine<S>>,
     ended: bool,
 }
 
 impl<S: Storage> Drop for Started<'_, S> {
     fn drop(&mut self) {
         if !self.ended {
-            let mut core = self.engine.core.lock();
+            let mut core = self.engine.lock();
             core.in_flight -= 1;
             let error = Error::new(crate::ErrorKind::Io, "a panic while a frame was written");
-            self.engine.latch(core, error);
+            self.engine.latch(core, error, Teller::Here);
         }
     }
 }
 
 /// Tells those who are not asleep: all tasks first, for a callback may take its time, or wait for what
 /// one of them does.
-pub(super) fn tell(mut hooks: Vec<Hook>, outcome: &Result<(), Error>) {
-    let is_task = |hook: &mut Hook| matches!(hook, Hook::Task(_));
-    hooks.extract_if(.., is_task).for_each(|task| run(task, outcome));
-    hooks.into_iter().for_each(|callback| run(callback, outcome));
+pub(super) fn tell(mut told: Vec<Told>) {
+    let is_task = |told: &mut Told| matches!(told.0, Hook::Task(_));
+    told.extract_if(.., is_task).for_each(|(task, outcome)| run(task, outcome));
+    told.into_iter().for_each(|(callback, outcome)| run(callback, outcome));
 }
 
 /// Tells one that is not asleep.
-pub(super) fn run(hook: Hook, outcome: &Result<(), Error>) {
+pub(super) fn run(hook: Hook, outcome: Result<(), Error>) {
     match hook {
         Hook::Task(task) => wake(task),
-        Hook::Callback(callback) => contain(|| callback(outcome.clone())),
+        Hook::Callback(callback) => contain(|| callback(outcome)),
     }
 }
 
@@ -426,13 +517,13 @@ pub(super) fn wake(task: Waker) {
 
 /// Lets go of a waker outside every lock: it may be the last that holds a task, whose futures and handles
 /// lock when they are dropped.
-pub(super) fn let_go(task: Option<Waker>) {
+pub(super) fn let_go(task: Waker) {
     contain(|| drop(task));
 }
 
 /// Runs what is not ours. Its panic is its own affair: others have to be told after it, and records to
 /// be written that have their place already.
-fn contain(work: impl FnOnce()) {
+pub(super) fn contain(work: impl FnOnce()) {
     let told = catch_unwind(AssertUnwindSafe(work));
     drop(told);
 }

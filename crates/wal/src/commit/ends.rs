@@ -2,7 +2,7 @@
 
 use super::{
     CLOSE_BEGUN, CLOSE_NOT_ASKED, CLOSE_OVER, Engine, STATE_CLOSED, STATE_CLOSING, STATE_LATCHED,
-    STATE_RUNNING, committer::Empty,
+    STATE_RUNNING, Teller, committer::Empty,
 };
 use crate::{
     Error, ErrorKind, Lsn, Result,
@@ -35,14 +35,16 @@ impl<S: Storage> Engine<S> {
     /// back after that. Then lets the storage choose how durable writes are made, on the blocks above,
     /// and starts preparing the next segment.
     pub(crate) fn write_opening(self: &Arc<Self>, verdict: Verdict) -> Result<()> {
+        // First: what comes needs it, and nothing has been written yet.
+        self.start_preparer()?;
         if !planted!("verdict-not-fixed") && self.install_last_resort(Purpose::Opening, verdict)? {
-            let core = self.core.lock();
-            let Some(front) = self.writable_front(&core) else {
+            let core = self.lock();
+            let Some(front) = self.writable(&core) else {
                 return Err(Error::new(ErrorKind::Latched, "the opening frame cannot be written"));
             };
             self.write(core, front);
         }
-        let mut core = self.core.lock();
+        let mut core = self.lock();
         self.check_running(&core)?;
         let current = core.segments.current().clone();
         let offset = core.tail.distance_from(current.base).unwrap_or(u64::MAX);
@@ -54,13 +56,14 @@ impl<S: Storage> Engine<S> {
             if let Err(error) = self.storage.probe(file, offset, bytes) {
                 let path = self.storage.path().join(&current.slot.name);
                 let error = Error::from_io("probing durable writes", error).with_path(path);
-                self.latch(self.core.lock(), error);
+                self.latch(self.lock(), error, Teller::Here);
             }
-            core = self.core.lock();
+            core = self.lock();
         }
         self.check_running(&core)?;
         // Also if there is nothing to prepare yet: at the next rotation it has to be there.
-        self.wake_preparer(&mut core)
+        self.wake_preparer(&mut core);
+        Ok(())
     }
 
     /// Puts an empty frame at the tail, waiting for the next segment if need be. On a full disk it may
@@ -69,7 +72,7 @@ impl<S: Storage> Engine<S> {
     fn install_last_resort(self: &Arc<Self>, purpose: Purpose, verdict: Verdict) -> Result<bool> {
         let mut full = None;
         let (full, mut core) = loop {
-            let mut core = self.core.lock();
+            let mut core = self.lock();
             match (self.install_empty(&mut core, purpose), full.take()) {
                 (Empty::Installed, _) => return Ok(true),
                 (Empty::NoSegment, Some(error)) => break (error, core),
@@ -103,7 +106,7 @@ impl<S: Storage> Engine<S> {
     /// Makes everything that was appended durable.
     pub(crate) fn flush(self: &Arc<Self>) -> Result<Lsn> {
         self.check_caller()?;
-        let core = self.core.lock();
+        let core = self.lock();
         self.check_running(&core)?;
         let end = core.appended;
         let place = super::Place { lsn: end, last_lsn: end, end, frame: core.appended_frame };
@@ -123,7 +126,7 @@ impl<S: Storage> Engine<S> {
         );
         if first.is_err() {
             self.wait_for_close();
-            let core = self.core.lock();
+            let core = self.lock();
             return self.check_running(&core);
         }
         let closing = Closing(self);
@@ -136,14 +139,14 @@ impl<S: Storage> Engine<S> {
         );
         if running.is_err() {
             drop(closing);
-            let core = self.core.lock();
+            let core = self.lock();
             return self.check_running(&core);
         }
         let outcome = self.drain();
-        let core = self.core.lock();
+        let core = self.lock();
         // A latched log waits for nobody: what failed one write may hang the next.
         if self.state.load(Ordering::SeqCst) < STATE_LATCHED {
-            self.end(core, STATE_CLOSED);
+            self.end(core, STATE_CLOSED, Teller::Here);
             self.join_threads();
         }
         outcome
@@ -164,7 +167,7 @@ impl<S: Storage> Engine<S> {
     }
 
     fn drain(self: &Arc<Self>) -> Result<()> {
-        let core = self.core.lock();
+        let core = self.lock();
         let (end, frame) = (core.appended, core.appended_frame);
         drop(core);
         // A record whose closure still runs is appended: sealing waits for it.
@@ -173,7 +176,7 @@ impl<S: Storage> Engine<S> {
         if leaves_out || !self.install_last_resort(Purpose::Close, Verdict::NothingCut)? {
             return Ok(());
         }
-        let core = self.core.lock();
+        let core = self.lock();
         let (end, frame) = (core.tail, core.next - 1);
         drop(core);
         self.wait(super::Place { lsn: end, last_lsn: end, end, frame }, None)

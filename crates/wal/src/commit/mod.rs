@@ -5,10 +5,14 @@ One mutex protects what changes ([`state::Core`]); the bytes of records are copi
 outside it. There is no thread between an append and the disk unless nobody waits: whoever waits
 first while no frame is being written seals the open frame and writes it.
 
+- `locked`: the mutex, and what waits until it is free
 - `append`: the ways to append
-- `reserve`: room in the open frame, and waiting for it
+- `reserve`: room in the open frame, or in a new one
+- `room`, `queue`: waiting for it
 - `drive`: sealing, writing, acknowledging in order, handing on
-- `wait`: blocking, awaiting and being called back; the cohort
+- `flushes`: the calls under way whose failure may take a frame along
+- `wait`: blocking, awaiting and being called back
+- `cohort`, `yielding`: letting others join, and to whom the processor is given
 - `committer`: the threads that write what nobody blocks for
 - `ends`: the opening frame and the close
 - `prepare`: the thread that makes segments before they are needed
@@ -20,19 +24,24 @@ mod cohort;
 mod committer;
 mod drive;
 mod ends;
+mod flushes;
+mod locked;
 mod prepare;
+mod queue;
 mod reserve;
+mod room;
 mod state;
 mod stats;
 mod threads;
 mod wait;
+mod yielding;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use append::Place;
 pub(crate) use ends::Verdict;
-pub(crate) use reserve::RoomWait;
+pub(crate) use room::RoomWait;
 pub use stats::{COMMIT_BUCKETS, CommitHistogram, Stats};
 pub(crate) use wait::Registration;
 
@@ -41,10 +50,14 @@ use crate::{
     format::{Identity, WriterSeed},
     io::{Storage, Wake},
     slots::{FreeSlot, Segment},
-    sync::{AtomicU8, AtomicU32, AtomicU64, Mutex, MutexGuard, ThreadId, Word, thread_local},
+    sync::{AtomicU8, AtomicU32, AtomicU64, Mutex, ThreadId, Word, thread_local},
 };
 use aligned::{Alignment, Desk, ForkWitness, Pool};
-use state::{Committers, Core, FrameMeta, Preparer, RoomQueue, Segments};
+use flushes::Flushes;
+use locked::{After, Locked};
+use queue::RoomQueue;
+use room::Own;
+use state::{Committers, Core, FrameMeta, Preparer, Segments};
 use std::{
     cell::Cell,
     collections::VecDeque,
@@ -52,6 +65,7 @@ use std::{
     time::Duration,
 };
 use threads::Threads;
+use yielding::Yielding;
 
 /// The last blocks of a segment that has no prepared successor, or more where blocks are small: nothing
 /// but checkpoints may use them, so that a log on a full disk can always be told what it may forget.
@@ -108,12 +122,16 @@ pub(crate) struct Engine<S: Storage> {
     state: AtomicU8,
     frames: Box<[FrameSlot]>,
     core: Mutex<Core<S>>,
-    /// Where committers sleep, the preparer, appenders without room, followers of the durable mark.
+    /// Where committers sleep, the preparer, an open or a close without a segment, followers of the durable
+    /// mark.
     committer: Word,
     preparer: Word,
-    room: Word,
+    prepared: Word,
     progress: Word,
     followers: AtomicU32,
+    yielding: Yielding,
+    /// From a cohort of so many on a waiter yields before it sleeps.
+    yields_from: u32,
     threads: Arc<Threads>,
     /// One of the `CLOSE_` numbers. Only grows.
     close: AtomicU8,
@@ -137,6 +155,15 @@ const STATE_RUNNING: u8 = 0;
 const STATE_CLOSING: u8 = 1;
 const STATE_LATCHED: u8 = 2;
 const STATE_CLOSED: u8 = 3;
+
+/// Who runs what is the user's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Teller {
+    /// The calling thread.
+    Here,
+    /// A committer: the calling thread is one that others wait for.
+    Committer,
+}
 
 const CLOSE_NOT_ASKED: u8 = 0;
 const CLOSE_BEGUN: u8 = 1;
@@ -168,6 +195,7 @@ impl<S: Storage> Engine<S> {
         // Every pool buffer can be a frame, and so can one record that fits no pool buffer. A power of two: an
         // append looks up its frame three times, which would be three divisions.
         let ring = (count + 1).next_power_of_two();
+        let yields_from = yielding::COHORT_PER_PROCESSOR.saturating_mul(2);
         let depth = settings.depth.min(start.storage.depth_max()).max(1);
         let mut segments = Segments {
             live: VecDeque::from(start.segments),
@@ -186,6 +214,8 @@ impl<S: Storage> Engine<S> {
             open: false,
             frames: (0..ring).map(|_| FrameMeta::default()).collect(),
             in_flight: 0,
+            flushes: Flushes::default(),
+            again: 0,
             sealing: false,
             tail: start.tail,
             appended: start.tail,
@@ -199,12 +229,14 @@ impl<S: Storage> Engine<S> {
             checkpoint: start.checkpoint,
             start_mark,
             room: RoomQueue::default(),
-            own_granted: false,
+            own: Own::default(),
             cohort: cohort::Cohort::default(),
             committers: Committers::default(),
             failure: None,
             lease: Some(Arc::new(start.lock)),
             stats: Stats::default(),
+            untold: Vec::new(),
+            after: After::default(),
         };
         Ok(Arc::new(Self {
             storage: start.storage,
@@ -223,9 +255,11 @@ impl<S: Storage> Engine<S> {
             core: Mutex::new(core),
             committer: Word::default(),
             preparer: Word::default(),
-            room: Word::default(),
+            prepared: Word::default(),
             progress: Word::default(),
             followers: AtomicU32::new(0),
+            yielding: Yielding::default(),
+            yields_from,
             threads: Arc::default(),
             close: AtomicU8::new(CLOSE_NOT_ASKED),
             closer: OnceLock::new(),
@@ -344,7 +378,7 @@ impl<S: Storage> Engine<S> {
     }
 
     /// The first failed write or sync: nothing is ever acknowledged again. Keeps the first.
-    fn latch(&self, mut core: MutexGuard<'_, Core<S>>, error: Error) {
+    fn latch(&self, mut core: Locked<'_, S>, error: Error, teller: Teller) {
         if self.state.load(Ordering::SeqCst) >= STATE_LATCHED {
             return;
         }
@@ -356,53 +390,58 @@ impl<S: Storage> Engine<S> {
             failure = failure.with_path(path);
         }
         core.failure = Some(failure);
-        self.end(core, STATE_LATCHED);
+        self.end(core, STATE_LATCHED, teller);
     }
 
     /// Stops everything: threads end, waiters get their answer, the lock goes as soon as no I/O is
     /// under way. Writes nothing.
-    fn end(&self, mut core: MutexGuard<'_, Core<S>>, state: u8) {
+    fn end(&self, mut core: Locked<'_, S>, state: u8, teller: Teller) {
         self.state.store(state, Ordering::SeqCst);
         let answer = match state {
             STATE_LATCHED => self.failure(&core),
             _ => Error::new(ErrorKind::Closed, "the log was closed"),
         };
         let lease = core.lease.take();
-        let mut hooks = Vec::new();
+        let mut untold = std::mem::take(&mut core.untold);
         for frame in core.first..core.next {
             let index = core.index(frame);
-            hooks.append(&mut core.frames[index].hooks);
+            let hooks = std::mem::take(&mut core.frames[index].hooks);
+            untold.extend(hooks.into_iter().map(|hook| (hook, Err(answer.clone()))));
             self.frames[index].word.bump();
         }
-        let tasks = core.room.take_all_tasks();
-        for word in [&self.committer, &self.preparer, &self.room, &self.progress] {
+        let Core { room, after, .. } = &mut *core;
+        room.wake_all(|_| true, &mut after.woken);
+        for word in [&self.committer, &self.preparer, &self.prepared, &self.progress] {
             word.bump();
+        }
+        if teller == Teller::Committer {
+            core.untold = std::mem::take(&mut untold);
+            core.leave_tasks_to_a_committer();
         }
         drop(core);
         drop(lease);
         for slot in &self.frames {
             self.storage.wake(&slot.word, Wake::All);
         }
-        for word in [&self.committer, &self.preparer, &self.room, &self.progress] {
+        for word in [&self.committer, &self.preparer, &self.prepared, &self.progress] {
             self.storage.wake(word, Wake::All);
         }
-        tasks.into_iter().for_each(drive::wake);
-        drive::tell(hooks, &Err(answer));
+        drive::tell(untold);
     }
 
     /// The handle was dropped: the same as a crash of the process, as far as the disk can tell.
-    pub(crate) fn abandon(&self) {
+    pub(crate) fn abandon(self: &Arc<Self>) {
         // In a forked child the mutex may be locked for ever, and the lock is not ours to give.
         if !self.witness.same_process() {
             return;
         }
-        let core = self.core.lock();
+        let core = self.lock();
         if self.state.load(Ordering::SeqCst) == STATE_CLOSED {
             return;
         }
         if self.state.load(Ordering::SeqCst) == STATE_LATCHED {
             return;
         }
-        self.end(core, STATE_CLOSED);
+        self.end(core, STATE_CLOSED, Teller::Here);
     }
 }

@@ -1,6 +1,8 @@
 //! The preparer: makes the next segment before it is needed, and gives back slots nobody needs.
 
-use super::{Engine, STATE_LATCHED, drive::wake, reserve::to_u64, state::Core};
+use super::{
+    Engine, STATE_LATCHED, Teller, flushes::Flusher, locked::Locked, reserve::to_u64, state::Core,
+};
 use crate::{
     Error, ErrorKind, Result,
     format::{Origin, SegmentHeader},
@@ -43,27 +45,26 @@ enum Task<S: Storage> {
 
 impl<S: Storage> Engine<S> {
     /// Asks for the next segment on behalf of an append that cannot go on without it.
-    pub(super) fn want_segment(self: &Arc<Self>, core: &mut Core<S>) -> Result<()> {
+    pub(super) fn want_segment(&self, core: &mut Core<S>) {
         core.segments.preparer.urgent = true;
-        self.wake_preparer(core)
+        self.wake_preparer(core);
     }
 
-    /// Lets the preparer look at what there is to do; starts it if it never ran.
-    pub(super) fn wake_preparer(self: &Arc<Self>, core: &mut Core<S>) -> Result<()> {
+    /// Lets the preparer look at what there is to do.
+    pub(super) fn wake_preparer(&self, core: &mut Core<S>) {
         self.preparer.bump();
-        if core.segments.preparer.running {
-            self.storage.wake(&self.preparer, Wake::All);
-            return Ok(());
-        }
-        self.spawn("wal-prepare", Self::run_preparer)?;
-        core.segments.preparer.running = true;
-        Ok(())
+        core.after.wakes_preparer = true;
+    }
+
+    /// Starts the preparer: before anything can depend on it.
+    pub(super) fn start_preparer(self: &Arc<Self>) -> Result<()> {
+        self.spawn("wal-prepare", Self::run_preparer)
     }
 
     fn run_preparer(self: &Arc<Self>) {
         let _unwinding = Unwinding(self);
         loop {
-            let mut core = self.core.lock();
+            let mut core = self.lock();
             let seen = self.preparer.read();
             let task = self.next_task(&mut core);
             let lease = core.lease.clone();
@@ -85,18 +86,18 @@ impl<S: Storage> Engine<S> {
 
     /// Waits until there is a next segment, or the preparer says why there is none.
     pub(super) fn wait_for_segment(self: &Arc<Self>) -> Result<()> {
-        let mut core = self.core.lock();
+        let mut core = self.lock();
         let attempts = core.segments.preparer.attempts;
         while core.segments.successor.is_none() {
             self.check_waitable(&core)?;
             match core.segments.preparer.refusal_after(attempts) {
                 Some(error) => return Err(error.clone()),
-                None => self.want_segment(&mut core)?,
+                None => self.want_segment(&mut core),
             }
-            let seen = self.room.read();
+            let seen = self.prepared.read();
             drop(core);
-            self.storage.wait(&self.room, seen, None);
-            core = self.core.lock();
+            self.storage.wait(&self.prepared, seen, None);
+            core = self.lock();
         }
         Ok(())
     }
@@ -145,7 +146,7 @@ impl<S: Storage> Engine<S> {
     }
 
     fn prepare(
-        &self,
+        self: &Arc<Self>,
         sequence: u64,
         free: Option<FreeSlot<S::File>>,
         number: u32,
@@ -158,21 +159,74 @@ impl<S: Storage> Engine<S> {
             Some(free) => self.reuse(free)?,
             None => self.create_slot(number)?,
         };
-        let header = slot.write_header(self.block, &self.identity, sequence, origin);
+        let header = self.flush_beside("writing a segment header", &slot, || {
+            slot.write_header(self.block, &self.identity, sequence, origin)
+        });
         match header {
             Ok(header) => Ok(Made { segment: Segment::new(&header, slot), recycled }),
-            Err(error) => {
-                let error = self.slot_error("writing a segment header", &slot, error);
-                // The header may be there all the same. Used first the next time, so that no other
-                // slot is given the same header.
-                Err(Failed { error, slot: Some(FreeSlot { slot, origin, full: true }) })
-            }
+            // The header may be there all the same. Used first the next time, so that no other
+            // slot is given the same header.
+            Err(error) => Err(Failed { error, slot: Some(FreeSlot { slot, origin, full: true }) }),
         }
+    }
+
+    /// Makes a call that flushes the device, which counts among those that hold frames: entered before it
+    /// begins, and out again in the critical section that says how it ended. A failure latches there: were
+    /// anything done before, frames would be acknowledged meanwhile that it may have taken along.
+    fn flush_beside<T>(
+        self: &Arc<Self>,
+        what: &str,
+        slot: &Slot<S::File>,
+        call: impl FnOnce() -> io::Result<T>,
+    ) -> Result<T> {
+        let flush = self.lock().flushes.enter(Flusher::Beside);
+        let outcome = call().map_err(|error| self.slot_error(what, slot, error));
+        let mut core = self.lock();
+        if planted!("preparer-no-neighbour") {
+            core.flushes.leave(flush, Flusher::Beside);
+            return outcome;
+        }
+        match &outcome {
+            Err(error) if !is_shortage(error) => {
+                self.latch(core, error.clone(), Teller::Committer);
+                return outcome;
+            }
+            Err(_) if !planted!("shortage-counts-as-success") => core.refuse_flush(flush),
+            _ => {}
+        }
+        core.flushes.leave(flush, Flusher::Beside);
+        self.acknowledge_beside(core);
+        outcome
+    }
+
+    /// Acknowledges what was held by a flush that has ended, and has others tell those who are not asleep:
+    /// this thread runs nothing of the user's, for that may wait for a segment.
+    fn acknowledge_beside(self: &Arc<Self>, mut core: Locked<'_, S>) {
+        if core.durable_front().is_none() {
+            self.kick(&mut core);
+            return;
+        }
+        let mut hand_on = self.acknowledge(&mut core);
+        core.untold.extend(hand_on.hooks.drain(..).map(|hook| (hook, Ok(()))));
+        self.kick(&mut core);
+        drop(core);
+        let (_, memory) = self.hand_on(Some(hand_on));
+        let is_own = memory.iter().any(|buffer| buffer.pool_index().is_none());
+        let is_any = !memory.is_empty();
+        drop(memory);
+        // Places in the ring are free, if no memory.
+        let mut core = self.lock();
+        if is_any {
+            self.take_back(&mut core, is_own);
+        } else {
+            self.offer_room(&mut core);
+        }
+        core.leave_tasks_to_a_committer();
     }
 
     /// A slot that held an older segment, or was not filled to its end. One that somebody else links
     /// to, as a copy, is replaced: what they keep must not change under them.
-    fn reuse(&self, free: FreeSlot<S::File>) -> Result<FreeSlot<S::File>, Failed<S>> {
+    fn reuse(self: &Arc<Self>, free: FreeSlot<S::File>) -> Result<FreeSlot<S::File>, Failed<S>> {
         let FreeSlot { slot, origin, full } = free;
         if slot.file.links().map_or(true, |links| links != 1) && !planted!("links-ignored") {
             self.storage.remove(&slot.name).map_err(|error| {
@@ -189,38 +243,56 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    fn create_slot(&self, number: u32) -> Result<FreeSlot<S::File>, Failed<S>> {
+    fn create_slot(self: &Arc<Self>, number: u32) -> Result<FreeSlot<S::File>, Failed<S>> {
         self.check_cap()?;
         let name = slots::slot_name(number);
         let slot = Slot::create(&*self.storage, number).map_err(|error| {
             Error::from_io("creating a slot", error).with_path(self.storage.path().join(&name))
         })?;
         let made = self.fill(&slot).and_then(|()| {
-            let synced = if planted!("name-not-synced") { Ok(()) } else { self.storage.sync_dir() };
-            synced.map_err(|error| self.slot_error("syncing the directory", &slot, error))
+            if planted!("name-not-synced") {
+                return Ok(());
+            }
+            self.flush_beside("syncing the directory", &slot, || self.storage.sync_dir())
         });
         if let Err(error) = made {
             // What was taken is given back: a full disk is somebody else's problem too. If that
-            // fails as well, the slot is found free by the next open.
-            let removed = self.storage.remove(&name).and_then(|()| self.storage.sync_dir());
-            drop(removed);
+            // fails as well, or is undone by a crash, the slot is found free by the next open. After a
+            // failure nothing is touched any more.
+            if is_shortage(&error) {
+                drop(self.storage.remove(&name));
+            }
             return Err(error.into());
         }
         Ok(FreeSlot { slot: Arc::new(slot), origin: Origin::Zeroed, full: true })
     }
 
-    /// Writes zeros over the whole slot, gently, and makes them durable.
-    fn fill(&self, slot: &Slot<S::File>) -> Result<()> {
+    /// Writes zeros over the whole slot, gently, and makes them durable. Where they go through the page
+    /// cache each step is synced by itself, so that no sync has much to write: it holds frames meanwhile.
+    fn fill(self: &Arc<Self>, slot: &Slot<S::File>) -> Result<()> {
         let bytes = self.identity.segment_bytes;
-        let mut pace = |done: u64| self.pace(done);
+        let sync = || self.flush_beside("syncing a slot of zeros", slot, || slot.file.sync());
+        let is_cached = !self.storage.profile().direct;
+        let mut synced = Ok(());
+        let mut pace = |done: u64| {
+            if is_cached && done < bytes {
+                synced = sync();
+            }
+            if synced.is_ok() { self.pace(done) } else { ControlFlow::Break(()) }
+        };
         let filled = slot.fill_with_zeros(self.block, bytes, &mut pace);
-        match filled.map_err(|error| self.slot_error("writing zeros", slot, error))? {
+        synced?;
+        let filled = filled.map_err(|error| {
+            let error = self.slot_error("writing zeros", slot, error);
+            if !is_shortage(&error) {
+                self.latch(self.lock(), error.clone(), Teller::Committer);
+            }
+            error
+        })?;
+        match filled {
             ControlFlow::Break(()) => Err(Error::new(ErrorKind::Closed, "the log was closed")),
             ControlFlow::Continue(()) if planted!("zeros-not-synced") => Ok(()),
-            ControlFlow::Continue(()) => slot
-                .file
-                .sync()
-                .map_err(|error| self.slot_error("syncing a slot of zeros", slot, error)),
+            ControlFlow::Continue(()) => sync(),
         }
     }
 
@@ -258,8 +330,8 @@ impl<S: Storage> Engine<S> {
     /// Hands the prepared segment to the writer, or its failure to those who wait for it. No space is
     /// harmless, and so is any other shortage, for no append depends on the slot yet. Anything else
     /// latches.
-    fn publish(&self, attempt: u64, number: u32, made: Result<Made<S>, Failed<S>>) {
-        let mut core = self.core.lock();
+    fn publish(self: &Arc<Self>, attempt: u64, number: u32, made: Result<Made<S>, Failed<S>>) {
+        let mut core = self.lock();
         core.segments.preparer.urgent = false;
         match made {
             Ok(Made { segment, recycled }) => {
@@ -270,38 +342,35 @@ impl<S: Storage> Engine<S> {
                 } else {
                     core.stats.segments_created += 1;
                 }
+                self.offer_room(&mut core);
             }
-            // Left by an attempt that could not clean up after itself.
-            Err(Failed { error, .. }) if is_in_the_way(&error) => {
-                core.segments.preparer.refuse(attempt, error, self.storage.now());
-            }
-            Err(Failed { error, slot }) if is_shortage(&error) => {
-                // A number whose slot was cleaned away is used again.
-                if slot.is_none() && core.segments.next_slot_number == number.saturating_add(1) {
+            Err(Failed { error, slot }) if is_in_the_way(&error) || is_shortage(&error) => {
+                // A number whose slot was cleaned away is used again; one that is in somebody's way is not.
+                let is_free_again = slot.is_none() && !is_in_the_way(&error);
+                if is_free_again && core.segments.next_slot_number == number.saturating_add(1) {
                     core.segments.next_slot_number = number;
                 }
                 core.segments.free.splice(0..0, slot);
                 core.segments.preparer.refuse(attempt, error, self.storage.now());
+                self.tell_of_refusal(&mut core);
             }
             Err(Failed { error, .. }) => {
-                self.latch(core, error);
+                self.latch(core, error, Teller::Committer);
                 return;
             }
         }
-        let tasks = core.room.take_all_tasks();
-        self.room.bump();
+        self.prepared.bump();
+        core.leave_tasks_to_a_committer();
         drop(core);
-        self.storage.wake(&self.room, Wake::All);
-        tasks.into_iter().for_each(wake);
+        self.storage.wake(&self.prepared, Wake::All);
     }
 
     /// A name that cannot be removed stays: the slot is found free by the next open.
-    fn give_back(&self, free: &FreeSlot<S::File>) {
-        // A name that comes back after a crash is a slot below the start mark: free again.
+    fn give_back(self: &Arc<Self>, free: &FreeSlot<S::File>) {
+        // Not synced: a name that comes back after a crash is a slot below the start mark, free again.
         let name = slots::slot_name(free.slot.number);
-        let removed = self.storage.remove(&name).and_then(|()| self.storage.sync_dir());
-        if removed.is_ok() {
-            self.core.lock().stats.slots_removed += 1;
+        if self.storage.remove(&name).is_ok() {
+            self.lock().stats.slots_removed += 1;
         }
     }
 
@@ -311,13 +380,13 @@ impl<S: Storage> Engine<S> {
 }
 
 /// Latches the log if the preparer's thread unwinds: nobody may wait for a segment for ever.
-struct Unwinding<'a, S: Storage>(&'a Engine<S>);
+struct Unwinding<'a, S: Storage>(&'a Arc<Engine<S>>);
 
 impl<S: Storage> Drop for Unwinding<'_, S> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let error = Error::new(ErrorKind::Io, "a panic while a segment was prepared");
-            self.0.latch(self.0.core.lock(), error);
+            self.0.latch(self.0.lock(), error, Teller::Committer);
         }
     }
 }

@@ -1,13 +1,15 @@
 //! [`Core`]: what the engine's mutex protects.
 
-use super::{cohort::Cohort, stats::Stats};
+use super::{
+    cohort::Cohort, flushes::Flushes, locked::After, queue::RoomQueue, room::Own, stats::Stats,
+};
 use crate::{
     Error, Lsn,
     format::{FRAME_HEADER_BYTES, Purpose},
     io::Storage,
     slots::{FreeSlot, Segment},
 };
-use aligned::LentBuffer;
+use aligned::{Buffer, LentBuffer};
 use std::{collections::VecDeque, sync::Arc, task::Waker, time::Duration};
 
 /// Everything about the log that changes, behind one mutex.
@@ -17,7 +19,7 @@ use std::{collections::VecDeque, sync::Arc, task::Waker, time::Duration};
 /// | numbers | state |
 /// |---|---|
 /// | below `first` | durable, their place is free |
-/// | `first..unwritten` | being written, or done while an earlier one is not |
+/// | `first..unwritten` | being written, or done and held: by an earlier frame, or by a flush beside it |
 /// | `unwritten..next` | sealed and waiting, the last one open if `open` |
 pub(super) struct Core<S: Storage> {
     /// The oldest frame that is not durable.
@@ -29,8 +31,12 @@ pub(super) struct Core<S: Storage> {
     /// Whether frame `next - 1` still takes records.
     pub(super) open: bool,
     pub(super) frames: Box<[FrameMeta<S>]>,
-    /// Writes under way.
+    /// Writes of frames under way.
     pub(super) in_flight: u32,
+    /// Every call under way that carries a flush, those writes included.
+    pub(super) flushes: Flushes,
+    /// How many frames have to be written once more.
+    pub(super) again: u32,
     /// Whether somebody lets a cohort join before sealing.
     pub(super) sealing: bool,
     /// Where the next frame goes, once the open one is sealed.
@@ -54,23 +60,58 @@ pub(super) struct Core<S: Storage> {
     /// The start mark that is durable.
     pub(super) start_mark: Lsn,
     pub(super) room: RoomQueue,
-    /// Whether the one buffer outside the pool is in use.
-    pub(super) own_granted: bool,
+    /// The one buffer outside the pool.
+    pub(super) own: Own,
     pub(super) cohort: Cohort,
     pub(super) committers: Committers,
     pub(super) failure: Option<Error>,
     /// Held by the handle until close, drop or latch, and by every I/O that is under way.
     pub(super) lease: Option<Arc<S::Lock>>,
     pub(super) stats: Stats,
+    /// Whom a committer has to tell: those whom a thread found that runs nothing of the user's.
+    pub(super) untold: Vec<Told>,
+    /// What is done when the mutex is given up. Invariant: empty whenever it is free.
+    pub(super) after: After,
 }
 
 /// The committer threads.
 #[derive(Debug, Default)]
 pub(super) struct Committers {
+    /// Those that are not away in a callback.
     pub(super) running: u32,
-    pub(super) idle: u32,
-    /// When one of them wakes by itself, if it does.
-    pub(super) wakes_at: Option<Duration>,
+    next: u64,
+    asleep: Vec<Asleep>,
+}
+
+/// A committer that sleeps.
+#[derive(Debug)]
+struct Asleep {
+    number: u64,
+    /// When it wakes by itself, if it does.
+    wakes_at: Option<Duration>,
+}
+
+impl Committers {
+    /// How many sleep, and look again when woken.
+    pub(super) fn idle(&self) -> usize {
+        self.asleep.len()
+    }
+
+    /// Whether one of those that sleep looks by itself at `due`, or before.
+    pub(super) fn looks_by(&self, due: Duration) -> bool {
+        self.asleep.iter().any(|asleep| asleep.wakes_at.is_some_and(|at| at <= due))
+    }
+
+    /// One goes to sleep, until `wakes_at` at the latest. Answers what [`Committers::woke`] wants.
+    pub(super) fn sleeps(&mut self, wakes_at: Option<Duration>) -> u64 {
+        self.next += 1;
+        self.asleep.push(Asleep { number: self.next, wakes_at });
+        self.next
+    }
+
+    pub(super) fn woke(&mut self, number: u64) {
+        self.asleep.retain(|asleep| asleep.number != number);
+    }
 }
 
 /// The segments and slots that the writer knows.
@@ -89,7 +130,6 @@ pub(super) struct Segments<S: Storage> {
 /// What the preparer does and what came of it.
 #[derive(Debug, Default)]
 pub(super) struct Preparer {
-    pub(super) running: bool,
     /// How many attempts at a segment were begun.
     pub(super) attempts: u64,
     /// How many of them had been when room was last freed: what these find is out of date.
@@ -156,7 +196,10 @@ pub(super) enum Stage {
     Open,
     Sealed,
     Writing,
+    /// Written and flushed. Durable for certain only when it is not held any more.
     Done,
+    /// Done, but beside a flush that was refused for want of something: to be written once more.
+    Again,
 }
 
 /// What is known of a frame besides its bytes.
@@ -166,6 +209,8 @@ pub(super) struct FrameMeta<S: Storage> {
     pub(super) lsn: Lsn,
     /// Its memory; with the writer once its write is started.
     pub(super) buffer: Option<LentBuffer>,
+    /// The same, filled and complete, while it may have to be written once more.
+    pub(super) written: Option<Buffer>,
     /// What its buffer can hold, header included.
     pub(super) capacity: usize,
     /// What is taken, header included.
@@ -177,9 +222,12 @@ pub(super) struct FrameMeta<S: Storage> {
     /// The start mark of a checkpoint in it.
     pub(super) checkpoint: Option<Lsn>,
     pub(super) opened_at: Duration,
-    /// When it is done: the end of the frames whose write had been started by then. See
+    /// When it is done: the flushes below this one have to end before it is durable for certain. See
     /// [`Core::durable_front`].
-    pub(super) started: u64,
+    pub(super) held_by: u64,
+    /// While it is written: a flush beside it was refused for want of something, and its device may have
+    /// dropped what it cached.
+    pub(super) is_doubtful: bool,
     /// Threads asleep, waiting for it.
     pub(super) sleepers: u32,
     /// Who else wants to know.
@@ -193,6 +241,7 @@ impl<S: Storage> Default for FrameMeta<S> {
             purpose: Purpose::Records,
             lsn: Lsn::ZERO,
             buffer: None,
+            written: None,
             capacity: 0,
             used: FRAME_HEADER_BYTES,
             records: 0,
@@ -200,7 +249,8 @@ impl<S: Storage> Default for FrameMeta<S> {
             segment: None,
             checkpoint: None,
             opened_at: Duration::ZERO,
-            started: 0,
+            held_by: 0,
+            is_doubtful: false,
             sleepers: 0,
             hooks: Vec::new(),
         }
@@ -213,61 +263,11 @@ pub(super) enum Hook {
     Callback(Callback),
 }
 
+/// Somebody who is to be told, and what.
+pub(super) type Told = (Hook, Result<(), Error>);
+
 /// What a ticket's callback is boxed to.
 pub(super) type Callback = Box<dyn FnOnce(Result<(), Error>) + Send>;
-
-/// Appenders that wait for room, first come first served.
-#[derive(Debug, Default)]
-pub(super) struct RoomQueue {
-    next: u64,
-    waiting: VecDeque<Place>,
-}
-
-#[derive(Debug)]
-struct Place {
-    number: u64,
-    task: Option<Waker>,
-}
-
-impl RoomQueue {
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    pub(super) fn join(&mut self) -> u64 {
-        self.next += 1;
-        self.waiting.push_back(Place { number: self.next, task: None });
-        self.next
-    }
-
-    /// Whether it is the turn of `place`, or of a newcomer if it is none.
-    pub(super) fn is_turn_of(&self, place: Option<u64>) -> bool {
-        self.waiting.front().map(|first| first.number) == place
-    }
-
-    /// Answers its task, to be dropped outside the lock.
-    #[must_use]
-    pub(super) fn leave(&mut self, place: u64) -> Option<Waker> {
-        let index = self.waiting.iter().position(|waiting| waiting.number == place)?;
-        self.waiting.remove(index).and_then(|left| left.task)
-    }
-
-    /// Answers the task that was there before, to be dropped outside the lock.
-    #[must_use]
-    pub(super) fn set_task(&mut self, place: u64, task: Waker) -> Option<Waker> {
-        let waiting = self.waiting.iter_mut().find(|waiting| waiting.number == place)?;
-        waiting.task.replace(task)
-    }
-
-    /// The task at the front, if the front is one: threads look for themselves.
-    pub(super) fn take_front_task(&mut self) -> Option<Waker> {
-        self.waiting.front_mut().and_then(|first| first.task.take())
-    }
-
-    pub(super) fn take_all_tasks(&mut self) -> Vec<Waker> {
-        self.waiting.iter_mut().filter_map(|waiting| waiting.task.take()).collect()
-    }
-}
 
 impl<S: Storage> Core<S> {
     pub(super) fn index(&self, frame: u64) -> usize {
@@ -290,20 +290,39 @@ impl<S: Storage> Core<S> {
 
     /// The oldest frame, if it is durable for certain.
     ///
-    /// Its own write has succeeded, and so has every write that was under way at that moment. The
-    /// second half is not pedantry. Two frames are in flight on a disk with a volatile cache; the
-    /// later one's flush fails and the disk drops what it cached, the earlier frame with it; then the
-    /// earlier one's own flush starts, finds nothing to do, and answers Ok.
+    /// Its own write has succeeded, and so has every flush that was under way at that moment, by whichever
+    /// thread. The second half is not pedantry. Two calls are under way on a disk with a volatile cache; the
+    /// flush of the other one fails and the disk drops what it cached, the frame with it; then the frame's
+    /// own flush starts, finds nothing to do, and answers Ok.
     pub(super) fn durable_front(&self) -> Option<u64> {
         let first = self.first;
         if first == self.unwritten || self.frame(first).stage != Stage::Done {
             return None;
         }
-        if planted!("writes-under-way-forgotten") {
-            return Some(first);
+        let is_held = self.flushes.oldest() < self.frame(first).held_by;
+        (!is_held || planted!("writes-under-way-forgotten")).then_some(first)
+    }
+
+    /// A frame that has to be written once more, the oldest first.
+    pub(super) fn again_front(&self) -> Option<u64> {
+        let is_again = |frame: &u64| self.frame(*frame).stage == Stage::Again;
+        (self.again > 0).then(|| (self.first..self.unwritten).find(is_again)).flatten()
+    }
+
+    /// The flush `number` was refused for want of something: what was done or written beside it may have
+    /// gone with the device's cache. It holds nothing that was acknowledged, and is written once more.
+    pub(super) fn refuse_flush(&mut self, number: u64) {
+        for frame in self.first..self.unwritten {
+            let meta = self.frame_mut(frame);
+            match meta.stage {
+                Stage::Done if meta.held_by > number => {
+                    meta.stage = Stage::Again;
+                    self.again += 1;
+                }
+                Stage::Writing => meta.is_doubtful = true,
+                _ => {}
+            }
         }
-        let done = |frame: u64| self.frame(frame).stage == Stage::Done;
-        (first..self.frame(first).started).all(done).then_some(first)
     }
 
     /// The frame at the front of those that wait to be written, if it is sealed.

@@ -27,6 +27,10 @@ pub struct Stats {
     pub cohort_expiries: u64,
     /// Times that an append found no room in memory and waited.
     pub memory_waits: u64,
+    /// Times that an append took room while somebody waited for room before it.
+    pub room_passes: u64,
+    /// Times that somebody who waited for room was told to look.
+    pub room_wakes: u64,
     /// Times that an append found no prepared segment and waited.
     pub segment_waits: u64,
     /// Segments prepared from slots that held an older one.

@@ -3,6 +3,7 @@
 mod numbers;
 
 use super::{
+    flushes::Flusher,
     state::{FrameMeta, Stage},
     *,
 };
@@ -113,25 +114,30 @@ fn closed_loop_writers_share_frames_and_all_get_their_answer() {
 #[test]
 fn a_frame_waits_for_the_writes_that_were_under_way_when_it_was_done() {
     let engine = fresh(Memory::new(), 1 << 20, settings());
-    let mut core = engine.core.lock();
+    let mut core = engine.lock();
     let (first, second) = (core.first, core.first + 1);
     core.unwritten += 2;
     core.next += 2;
+    let mut flushes = Vec::new();
     for frame in [first, second] {
         *core.frame_mut(frame) = FrameMeta { stage: Stage::Writing, ..FrameMeta::default() };
+        flushes.push(core.flushes.enter(Flusher::Frame));
     }
+    let done = |core: &mut Core<Memory>, frame: u64, flush: u64| {
+        core.flushes.leave(flush, Flusher::Frame);
+        let held_by = core.flushes.next();
+        core.frame_mut(frame).stage = Stage::Done;
+        core.frame_mut(frame).held_by = held_by;
+    };
     assert_eq!(core.durable_front(), None);
-    let started = core.unwritten;
-    core.frame_mut(first).stage = Stage::Done;
-    core.frame_mut(first).started = started;
+    done(&mut core, first, flushes[0]);
     assert_eq!(core.durable_front(), None, "the later write may have failed");
-    core.frame_mut(second).stage = Stage::Done;
-    core.frame_mut(second).started = started;
+    done(&mut core, second, flushes[1]);
     assert_eq!(core.durable_front(), Some(first));
-    // The same, had the later one been started only afterwards.
-    core.frame_mut(second).stage = Stage::Writing;
-    core.frame_mut(first).started = second;
+    // The same, had another one been started only afterwards.
+    let later = core.flushes.enter(Flusher::Frame);
     assert_eq!(core.durable_front(), Some(first));
+    core.flushes.leave(later, Flusher::Frame);
     core.unwritten -= 2;
     core.next -= 2;
 }
@@ -150,7 +156,7 @@ fn large_records_take_turns() {
             });
         }
     });
-    assert!(!engine.core.lock().own_granted);
+    assert!(matches!(engine.core.lock().own, Own::Free));
     assert_eq!(engine.stats().durable_records, 20);
     engine.close().unwrap();
 }

@@ -3,14 +3,20 @@
 use super::{
     Engine, STATE_LATCHED,
     append::Place,
+    locked::Locked,
     state::{Callback, Core, Hook},
 };
-use crate::{Error, ErrorKind, Lsn, Result, io::Storage, sync::MutexGuard};
+use crate::{Error, ErrorKind, Lsn, Result, io::Storage};
 use std::{
     sync::{Arc, atomic::Ordering},
     task::{Poll, Waker},
     time::Duration,
 };
+
+/// So often a waiter of a large cohort yields before it sleeps. Measured with 128 bytes on two processors, medians
+/// of 7 rounds: 16 yields from a cohort of 12 on, 16 writers 1.36 times, 64: 1.31, 256: 1.40; 8 yields 1.28, 1.29
+/// and 1.30 times.
+const WAITER_YIELDS: u32 = 16;
 
 /// Where an awaited ticket left its waker.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +38,7 @@ impl<S: Storage> Engine<S> {
         let deadline = timeout.map(|time| self.storage.now().saturating_add(time));
         let mut slept = false;
         loop {
-            let mut core = self.core.lock();
+            let mut core = self.lock();
             // Only a frame that is not durable still counts its sleepers.
             if slept && place.frame >= core.first {
                 core.frame_mut(place.frame).sleepers -= 1;
@@ -48,8 +54,8 @@ impl<S: Storage> Engine<S> {
                 return Err(Error::new(ErrorKind::TimedOut, "not durable yet").with_lsn(place.lsn));
             }
             slept = false;
-            if let Some(front) = self.writable_front(&core) {
-                self.write(core, front);
+            if let Some(frame) = self.writable(&core) {
+                self.write(core, frame);
             } else if self.sealable(&core) == Some(place.frame) {
                 self.commit(core, place.frame);
             } else {
@@ -62,18 +68,34 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    fn sleep(&self, mut core: MutexGuard<'_, Core<S>>, frame: u64, timeout: Option<Duration>) {
+    /// Sleeps until `frame` is durable, or somebody is wanted who writes. In a large cohort it yields first:
+    /// whoever runs meanwhile may be the one who is waited for, and the frame's word tells without a system
+    /// call of either side.
+    fn sleep(&self, mut core: Locked<'_, S>, frame: u64, timeout: Option<Duration>) {
         let index = core.index(frame);
         core.frames[index].sleepers += 1;
         let slot = &self.frames[index];
         slot.joined.fetch_add(1, Ordering::SeqCst);
         let seen = slot.word.read();
+        let wanted = core.cohort.wanted();
         drop(core);
+        if wanted >= self.yields_from {
+            let mut yields = self.yielding.begin(&*self.storage, wanted);
+            for _ in 0..WAITER_YIELDS {
+                if slot.word.read() != seen {
+                    return;
+                }
+                if !yields.yield_now() {
+                    break;
+                }
+            }
+        }
+        let seen = if planted!("word-read-behind-the-yields") { slot.word.read() } else { seen };
         self.storage.wait(&slot.word, seen, timeout);
     }
 
     /// Seals the open frame, once its cohort has joined, and writes it.
-    pub(super) fn commit<'a>(self: &'a Arc<Self>, mut core: MutexGuard<'a, Core<S>>, frame: u64) {
+    pub(super) fn commit<'a>(self: &'a Arc<Self>, mut core: Locked<'a, S>, frame: u64) {
         let wanted = core.cohort.wanted();
         if wanted > 1 && !planted!("cohort-left-behind") {
             core = self.let_join(core, frame, wanted);
@@ -81,7 +103,7 @@ impl<S: Storage> Engine<S> {
         if core.open_frame() == Some(frame) {
             self.seal(&mut core);
         }
-        match self.writable_front(&core) {
+        match self.writable(&core) {
             Some(front) => self.write(core, front),
             // Another thread wrote the frame meanwhile, and could not seal the next one while this one
             // stood here: whoever sleeps there has to hear of it.
@@ -92,11 +114,11 @@ impl<S: Storage> Engine<S> {
     /// Lets those join who were acknowledged by the commit before, within a bound. Yields rather
     /// than sleeps: they are runnable, and a wake-up costs as much as what is waited for.
     fn let_join<'a>(
-        &'a self,
-        mut core: MutexGuard<'a, Core<S>>,
+        self: &'a Arc<Self>,
+        mut core: Locked<'a, S>,
         frame: u64,
         wanted: u32,
-    ) -> MutexGuard<'a, Core<S>> {
+    ) -> Locked<'a, S> {
         let slot = &self.frames[core.index(frame)];
         // The committer has joined too, without being asleep.
         let all_joined = || slot.joined.load(Ordering::SeqCst) + 1 >= wanted;
@@ -106,13 +128,12 @@ impl<S: Storage> Engine<S> {
         let bound = core.cohort.bound();
         core.sealing = true;
         drop(core);
-        let start = self.storage.now();
+        let mut yields = self.yielding.begin(&*self.storage, wanted);
         let mut joined = false;
-        while !joined && self.storage.now().saturating_sub(start) < bound {
-            self.storage.yield_now();
+        while !joined && yields.time() < bound && yields.yield_now() {
             joined = all_joined();
         }
-        let mut core = self.core.lock();
+        let mut core = self.lock();
         core.sealing = false;
         core.stats.cohort_waits += 1;
         if joined {
@@ -137,24 +158,26 @@ impl<S: Storage> Engine<S> {
         if let Err(error) = self.check_caller() {
             return Poll::Ready(Err(error));
         }
-        let mut core = self.core.lock();
+        // Cloned, and dropped where it is not needed, outside the lock: it is not ours.
+        let task = task.clone();
+        let mut core = self.lock();
         if self.is_durable(place.end) {
+            core.after.tasks.push(task);
             return Poll::Ready(Ok(()));
         }
         if let Err(error) = self.check_waitable(&core) {
+            core.after.tasks.push(task);
             return Poll::Ready(Err(error));
         }
         let hooks = &mut core.frame_mut(place.frame).hooks;
         match registration.and_then(|Registration(index)| hooks.get_mut(index)) {
-            Some(Hook::Task(waker)) if waker.will_wake(task) => {}
             Some(Hook::Task(waker)) => {
-                let before = std::mem::replace(waker, task.clone());
-                drop(core);
-                super::drive::let_go(Some(before));
+                let before = std::mem::replace(waker, task);
+                core.after.tasks.push(before);
             }
             _ => {
                 *registration = Some(Registration(hooks.len()));
-                hooks.push(Hook::Task(task.clone()));
+                hooks.push(Hook::Task(task));
                 self.joined_unasleep(core, place.frame);
             }
         }
@@ -170,10 +193,10 @@ impl<S: Storage> Engine<S> {
             Ok(()) => None,
         };
         if let Some(outcome) = known {
-            super::drive::run(Hook::Callback(callback), &outcome);
+            super::drive::run(Hook::Callback(callback), outcome);
             return;
         }
-        let mut core = self.core.lock();
+        let mut core = self.lock();
         let outcome = match self.check_waitable(&core) {
             _ if self.is_durable(place.end) => Ok(()),
             Err(error) => Err(error),
@@ -184,12 +207,12 @@ impl<S: Storage> Engine<S> {
             }
         };
         drop(core);
-        super::drive::run(Hook::Callback(callback), &outcome);
+        super::drive::run(Hook::Callback(callback), outcome);
     }
 
     /// Somebody waits for `frame` without blocking: a committer thread has to write it, if nobody
     /// else is about to.
-    fn joined_unasleep(self: &Arc<Self>, core: MutexGuard<'_, Core<S>>, frame: u64) {
+    fn joined_unasleep(self: &Arc<Self>, core: Locked<'_, S>, frame: u64) {
         self.frames[core.index(frame)].joined.fetch_add(1, Ordering::SeqCst);
         self.pass_unused_baton(core);
     }

@@ -7,33 +7,19 @@ use crate::{
         COMMIT_BUCKETS, CommitHistogram,
         cohort::Cohort,
         committer::Empty,
-        reserve::{Class, FIRST_FRAME_OVERHEAD, Request, RoomWait, Short},
-        state::{Hook, RoomQueue},
+        reserve::{Class, FIRST_FRAME_OVERHEAD, Request, Short},
+        room::{Own, RoomWait},
+        state::Hook,
     },
     format::{FRAME_HEADER_BYTES, Purpose, RECORD_HEADER_BYTES, record_bytes},
     io::{Host, Memory},
-    sync::AtomicU32,
 };
-use std::{
-    sync::{Arc, atomic::Ordering},
-    task::{Wake, Waker},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 const SEGMENT: u64 = 1 << 18;
 const BLOCK: u64 = 4096;
 /// A guard against hanging for ever, and nothing else.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Counts how often it was woken.
-#[derive(Default)]
-struct Bell(AtomicU32);
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
 
 /// The device is asleep for a moment, or answers from its cache once: one flush moves the bound a little
 /// and a lasting change moves it soon. A bound that jumps lets nobody join, or all wait too long.
@@ -42,7 +28,7 @@ fn the_bound_follows_a_change_soon_and_a_single_flush_hardly() {
     let mut cohort = Cohort::default();
     let commit = |cohort: &mut Cohort, times: u32, micros: u64| {
         for _ in 0..times {
-            cohort.committed(Duration::from_micros(micros), 1, 0);
+            cohort.took(Duration::from_micros(micros));
         }
     };
     commit(&mut cohort, 1, 50);
@@ -59,7 +45,7 @@ fn the_bound_follows_a_change_soon_and_a_single_flush_hardly() {
 #[test]
 fn the_bound_is_halved_seven_times_at_most() {
     let mut cohort = Cohort::default();
-    cohort.committed(Duration::from_nanos(128_000), 1, 0);
+    cohort.took(Duration::from_nanos(128_000));
     let full = cohort.bound();
     for halvings in [1_u32, 2, 3, 4, 5, 6, 7, 7, 7] {
         cohort.expired();
@@ -92,37 +78,6 @@ fn a_duration_is_counted_between_its_powers_of_two() {
     let upper = |percent: u32| histogram.percentile(percent).as_nanos();
     assert_eq!([upper(0), upper(10), upper(11), upper(20), upper(95)], [2, 2, 4, 4, 1024]);
     assert_eq!([upper(100), upper(1000)], [1024, 1024]);
-}
-
-/// Those who wait for room are served in the order in which they came, and one that goes away takes nobody
-/// else's place with it.
-#[test]
-fn the_queue_for_room_is_a_queue() {
-    let mut queue = RoomQueue::default();
-    assert!(queue.is_empty() && !queue.is_turn_of(Some(1)) && queue.take_front_task().is_none());
-    let places: Vec<u64> = (0..4).map(|_| queue.join()).collect();
-    let mut turns = places.clone();
-    turns.dedup();
-    assert_eq!(turns.len(), 4, "nobody shares a place");
-    let bells: Vec<Arc<Bell>> = (0..4).map(|_| Arc::default()).collect();
-    for (place, bell) in places.iter().zip(&bells).skip(1) {
-        drop(queue.set_task(*place, Waker::from(Arc::clone(bell))));
-    }
-    assert!(queue.is_turn_of(Some(places[0])) && !queue.is_turn_of(Some(places[1])));
-    assert!(!queue.is_empty() && !queue.is_turn_of(None));
-    assert!(queue.take_front_task().is_none(), "the first is a thread");
-    drop(queue.leave(places[2]));
-    drop(queue.leave(places[0]));
-    assert!(queue.is_turn_of(Some(places[1])));
-    queue.take_front_task().unwrap().wake();
-    assert!(queue.take_front_task().is_none(), "it is told once");
-    queue.take_all_tasks().into_iter().for_each(Waker::wake);
-    let rung: Vec<u32> = bells.iter().map(|bell| bell.0.load(Ordering::SeqCst)).collect();
-    assert_eq!(rung, [0, 1, 0, 1]);
-    drop(queue.leave(places[1]));
-    drop(queue.leave(places[3]));
-    assert!(queue.is_empty());
-    assert!(!places.contains(&queue.join()), "a place is never given again");
 }
 
 /// What is kept back of a segment for checkpoints, and what is left for the longest record. A byte less
@@ -194,7 +149,7 @@ fn an_empty_frame_at_the_head_of_a_segment_restates_the_checkpoint() {
         let place = engine.checkpoint(Lsn::ZERO, &[5; 1024]).unwrap();
         engine.wait(place, None).unwrap();
         engine.wait_for_segment().unwrap();
-        let mut core = engine.core.lock();
+        let mut core = engine.lock();
         if moves_on_by_itself {
             core.tail = Lsn::new(SEGMENT);
         } else {
@@ -204,54 +159,38 @@ fn an_empty_frame_at_the_head_of_a_segment_restates_the_checkpoint() {
         let meta = core.frame(core.next - 1);
         assert_eq!(meta.used, FRAME_HEADER_BYTES + record_bytes(8 + 1024));
         assert_eq!((meta.records, meta.lsn), (1, Lsn::new(SEGMENT + BLOCK)));
-        let front = engine.writable_front(&core).unwrap();
+        let front = engine.writable(&core).unwrap();
         engine.write(core, front);
         engine.close().unwrap();
     }
 }
 
-/// Memory outside the pool is for one record at a time. An append that was granted it and is given up, for
-/// the disk is full or its task was cancelled, gives it back: else no large record is ever appended again.
+/// Memory outside the pool is for one record at a time. What was allocated and is not taken, for the append was
+/// given up, or its task is not polled, is somebody else's or nobody's: else no large record is ever appended
+/// again.
 #[test]
-fn memory_for_a_large_record_is_given_back_unused() {
+fn memory_for_a_large_record_is_given_up_unused() {
     let engine = fresh(Memory::new(), 4 << 20, settings());
     let bytes = record_bytes(1 << 20);
     let request = Request { bytes, records: 1, payload_bytes: 1 << 20, class: Class::User };
     let (mut first, mut second) = (RoomWait::default(), RoomWait::default());
-    let mut core = engine.core.lock();
-    let mut ask = |wait: &mut RoomWait| engine.reserve(&mut core, request, wait).unwrap().err();
-    assert_eq!(ask(&mut first), Some(Short::Allocation));
-    assert_eq!(ask(&mut second), Some(Short::Memory), "one at a time");
-    assert!(core.own_granted && !first.is_over() && second.is_over());
-    engine.leave(core, &mut second);
-    assert!(engine.core.lock().own_granted, "it was not the second one's to give");
-    engine.leave(engine.core.lock(), &mut first);
-    assert!(!engine.core.lock().own_granted && first.is_over());
-    engine.close().unwrap();
-}
-
-/// Two threads wait for room, and there is room for both. The second looked too early, when it was not its
-/// turn: it is told when the first leaves, or by nobody.
-#[test]
-fn who_leaves_the_queue_tells_the_next() {
-    let engine = fresh(Memory::new(), SEGMENT, settings());
-    let (mut first, mut second) = (RoomWait::default(), RoomWait::default());
-    let mut core = engine.core.lock();
-    for wait in [&mut first, &mut second] {
-        engine.join_queue(&mut core, wait, Short::Memory);
-    }
-    engine.join_queue(&mut core, &mut second, Short::Segment);
-    assert_eq!((core.stats.memory_waits, core.stats.segment_waits), (2, 0), "each waits once");
-    let before = engine.room.read();
-    engine.leave(core, &mut first);
-    assert_ne!(engine.room.read(), before);
-    let mut core = engine.core.lock();
-    let mut third = RoomWait::default();
-    engine.join_queue(&mut core, &mut third, Short::Segment);
-    assert_eq!((core.stats.memory_waits, core.stats.segment_waits), (2, 1));
-    engine.leave(core, &mut third);
-    engine.leave(engine.core.lock(), &mut second);
-    assert!(engine.core.lock().room.is_empty());
+    // The first append starts a committer, without which there is no frame.
+    engine.append(b"small").unwrap();
+    let mut core = engine.lock();
+    assert_eq!(
+        engine.reserve(&mut core, request, &mut first).unwrap().err(),
+        Some(Short::Allocation)
+    );
+    let asked = engine.reserve(&mut core, request, &mut second).unwrap().err();
+    assert_eq!(asked, Some(Short::Memory), "one at a time");
+    engine.provide(core, request, &mut first, Short::Allocation).unwrap();
+    let mut core = engine.lock();
+    let Own::Ready { until, .. } = core.own else { panic!("{:?}", core.own) };
+    engine.look_after_room(&mut core, until.saturating_sub(Duration::from_nanos(1)));
+    assert!(matches!(core.own, Own::Ready { .. }), "for whoever comes in time");
+    engine.look_after_room(&mut core, until);
+    assert!(matches!(core.own, Own::Free));
+    drop(core);
     engine.close().unwrap();
 }
 
