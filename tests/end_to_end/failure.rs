@@ -177,7 +177,8 @@ fn every_waiter_of_a_failed_frame_is_told() {
 /// All memory waits for a disk that then fails: those who wait for room are waiters too.
 #[test]
 fn appenders_without_room_are_told() {
-    let (disk, wal) = at_rest(&quiet().pool_bytes(32 << 10));
+    // One frame at a time: another one's success would make room before the failure is known.
+    let (disk, wal) = at_rest(&quiet().pool_bytes(32 << 10).depth(1));
     let control = disk.control();
     let gate = control.gate(On::frame());
     control.fail(Fault::once(On::frame(), EIO));

@@ -1,6 +1,6 @@
 //! The committer threads: they write what nobody blocks for.
 
-use super::{COMMITS, Engine, STATE_LATCHED, drive, room::Own, state::Core};
+use super::{COMMITS, Engine, STATE_LATCHED, room::Own, state::Core, tell};
 use crate::{
     Result,
     format::{FRAME_HEADER_BYTES, Purpose},
@@ -150,7 +150,7 @@ impl<S: Storage> Engine<S> {
         core.committers.running -= 1;
         let untold = mem::take(&mut core.untold);
         drop(core);
-        drive::tell(untold);
+        tell::tell(untold);
     }
 
     fn next(&self, core: &Core<S>) -> Next {

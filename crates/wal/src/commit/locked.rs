@@ -1,9 +1,10 @@
 //! [`Locked`]: the engine's mutex, and what waits until it is free again.
 
 use super::{
-    Engine, drive,
+    Engine,
     queue::Woken,
     state::{Core, Hook},
+    tell,
 };
 use crate::{
     io::{Storage, Wake},
@@ -77,14 +78,14 @@ impl<S: Storage> Engine<S> {
         for waiter in woken {
             match waiter {
                 Woken::Thread(word) => self.storage.wake(&word, Wake::One),
-                Woken::Task(task) => drive::wake(task),
+                Woken::Task(task) => tell::wake(task),
             }
         }
         if starts_committer {
             // A host may panic where it has no thread.
-            drive::contain(|| drop(self.start_committer()));
+            tell::contain(|| drop(self.start_committer()));
         }
-        tasks.into_iter().for_each(drive::let_go);
+        tasks.into_iter().for_each(tell::let_go);
         drop(memory);
     }
 }

@@ -10,6 +10,7 @@ first while no frame is being written seals the open frame and writes it.
 - `reserve`: room in the open frame, or in a new one
 - `room`, `queue`: waiting for it
 - `drive`: sealing, writing, acknowledging in order, handing on
+- `tell`: tasks and callbacks
 - `flushes`: the calls under way whose failure may take a frame along
 - `wait`: blocking, awaiting and being called back
 - `cohort`, `yielding`: letting others join, and to whom the processor is given
@@ -32,6 +33,7 @@ mod reserve;
 mod room;
 mod state;
 mod stats;
+mod tell;
 mod threads;
 mod wait;
 mod yielding;
@@ -426,7 +428,7 @@ impl<S: Storage> Engine<S> {
         for word in [&self.committer, &self.preparer, &self.prepared, &self.progress] {
             self.storage.wake(word, Wake::All);
         }
-        drive::tell(untold);
+        tell::tell(untold);
     }
 
     /// The handle was dropped: the same as a crash of the process, as far as the disk can tell.

@@ -107,24 +107,28 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// Whether [`Engine::reserve`] would find room for `waiter`, whoever's turn it is.
-    pub(super) fn has_room_for(&self, core: &Core<S>, waiter: &Waiter) -> bool {
+    /// Whether [`Engine::reserve`] would find room for `waiter`, whoever's turn it is; or that it lacks a
+    /// segment, which it did not know.
+    pub(super) fn is_worth_a_look(&self, core: &Core<S>, waiter: &Waiter) -> bool {
         let request = waiter.request;
         let tail = match core.open_frame() {
             Some(frame) if self.fits_open(core, frame, request) => return true,
             Some(frame) => self.end_if_sealed(core, frame),
             None => core.tail,
         };
+        // In a segment that holds no frame yet anything fits that may be appended at all.
+        let bytes = FRAME_HEADER_BYTES + self.restated_bytes_at(core, tail) + request.bytes;
+        let has_segment = core.segments.successor.is_some()
+            || self.fits_segment(core, tail, bytes, request.class);
+        if !has_segment {
+            return waiter.short != Short::Segment;
+        }
         let has_place = core.next - core.first < to_u64(core.frames.len());
         let has_memory = match self.fits_pool(request) {
             true => self.pool.available() > 0,
             false => core.own.is_to_be_had(waiter.is_thread()),
         };
-        // In a segment that holds no frame yet anything fits that may be appended at all.
-        let bytes = FRAME_HEADER_BYTES + self.restated_bytes_at(core, tail) + request.bytes;
-        let has_segment = core.segments.successor.is_some()
-            || self.fits_segment(core, tail, bytes, request.class);
-        has_place && has_memory && has_segment
+        has_place && has_memory
     }
 
     /// Whether a pool buffer holds `request` wherever its frame may stand.

@@ -221,7 +221,7 @@ impl<S: Storage> Engine<S> {
         let mut room = std::mem::take(&mut core.room);
         let mut woken = std::mem::take(&mut core.after.woken);
         let before = woken.len();
-        room.wake_next(|waiter| self.has_room_for(core, waiter), &mut woken);
+        room.wake_next(|waiter| self.is_worth_a_look(core, waiter), &mut woken);
         core.stats.room_wakes += u64::try_from(woken.len() - before).unwrap_or(0);
         core.after.woken = woken;
         core.room = room;

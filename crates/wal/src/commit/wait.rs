@@ -193,7 +193,7 @@ impl<S: Storage> Engine<S> {
             Ok(()) => None,
         };
         if let Some(outcome) = known {
-            super::drive::run(Hook::Callback(callback), outcome);
+            super::tell::run(Hook::Callback(callback), outcome);
             return;
         }
         let mut core = self.lock();
@@ -207,7 +207,7 @@ impl<S: Storage> Engine<S> {
             }
         };
         drop(core);
-        super::drive::run(Hook::Callback(callback), outcome);
+        super::tell::run(Hook::Callback(callback), outcome);
     }
 
     /// Somebody waits for `frame` without blocking: a committer thread has to write it, if nobody
