@@ -7,6 +7,7 @@ mod async_use;
 mod callbacks;
 mod commit;
 mod cost;
+mod executors;
 mod failure;
 mod full_disk;
 mod idle_and_busy;
@@ -17,6 +18,7 @@ mod records;
 mod room;
 mod sealed;
 mod space;
+mod waiting;
 
 // What the bytes on disk say.
 mod cli;
