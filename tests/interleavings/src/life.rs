@@ -13,7 +13,7 @@ use std::{
     },
     time::Duration,
 };
-use wal::{Options, OwnedRecord, Ticket, VerifyVerdict, Wal};
+use wal::{Lsn, Options, OwnedRecord, Ticket, VerifyVerdict, Wal};
 use wal_sim::{Model, Recovered, Said};
 
 /// How many power cuts of one execution are recovered from, the one at its end not counted.
@@ -123,6 +123,12 @@ impl Life {
     /// Says something: who opens the log after a later power cut knows of it.
     pub fn say(&self, said: Said) {
         self.0.said.lock().push(said);
+    }
+
+    /// Says that the log is durable up to `mark`; the power may be cut that very moment.
+    pub fn believe(&self, mark: Lsn) {
+        self.say(Said::Durable(mark));
+        self.consider_a_cut();
     }
 
     /// Has `append` append a batch of `records`, and says what came of it.

@@ -38,11 +38,7 @@ impl<S: Storage> Engine<S> {
         // First: what comes needs it, and nothing has been written yet.
         self.start_preparer()?;
         if !planted!("verdict-not-fixed") && self.install_last_resort(Purpose::Opening, verdict)? {
-            let core = self.lock();
-            let Some(front) = self.writable(&core) else {
-                return Err(Error::new(ErrorKind::Latched, "the opening frame cannot be written"));
-            };
-            self.write(core, front);
+            self.wait_for_last_frame()?;
         }
         let mut core = self.lock();
         self.check_running(&core)?;
@@ -176,6 +172,11 @@ impl<S: Storage> Engine<S> {
         if leaves_out || !self.install_last_resort(Purpose::Close, Verdict::NothingCut)? {
             return Ok(());
         }
+        self.wait_for_last_frame()
+    }
+
+    /// Waits until the frame that was sealed last is durable, and writes it, if nobody else does.
+    fn wait_for_last_frame(self: &Arc<Self>) -> Result<()> {
         let core = self.lock();
         let (end, frame) = (core.tail, core.next - 1);
         drop(core);

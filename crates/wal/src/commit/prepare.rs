@@ -195,15 +195,18 @@ impl<S: Storage> Engine<S> {
             _ => {}
         }
         core.flushes.leave(flush, Flusher::Beside);
-        self.acknowledge_beside(core);
+        if core.again > 0 || core.durable_front().is_some() {
+            self.acknowledge_beside(core);
+        }
         outcome
     }
 
     /// Acknowledges what was held by a flush that has ended, and has others tell those who are not asleep:
     /// this thread runs nothing of the user's, for that may wait for a segment.
     fn acknowledge_beside(self: &Arc<Self>, mut core: Locked<'_, S>) {
+        // Frames to be written once more have nobody yet who writes them.
+        self.kick(&mut core);
         if core.durable_front().is_none() {
-            self.kick(&mut core);
             return;
         }
         let mut hand_on = self.acknowledge(&mut core);
