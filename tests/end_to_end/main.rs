@@ -5,6 +5,7 @@
 // When the disk and the program misbehave.
 mod async_use;
 mod callbacks;
+mod calls;
 mod commit;
 mod cost;
 mod executors;
@@ -15,9 +16,11 @@ mod locking;
 mod reading_ahead;
 mod reading_live;
 mod records;
+mod refused;
 mod room;
 mod sealed;
 mod space;
+mod table;
 mod waiting;
 
 // What the bytes on disk say.

@@ -233,6 +233,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("benches/ring/src/ring.rs", "a ring: the kernel reads what a call named earlier"),
     ("benches/reading/src/mapping.rs", "mapped segments, which a benchmark compares with reads"),
     ("tests/src/fork.rs", "fork, which only a test of forks calls"),
+    ("tests/src/watched.rs", "a waker that hears of its clones"),
     ("tests/allocations/main.rs", "an allocator that counts"),
     ("tests/interleavings/tests/orders.rs", "cells that loom watches, which threads share"),
 ];

@@ -8,6 +8,7 @@ pub mod fault;
 pub mod fork;
 pub mod fuzzing;
 pub mod tasks;
+pub mod watched;
 
 use fault::PATIENCE;
 use std::{
