@@ -4,6 +4,7 @@
 
 // When the disk and the program misbehave.
 mod async_use;
+mod beside_callbacks;
 mod callbacks;
 mod calls;
 mod commit;
