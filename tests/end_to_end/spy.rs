@@ -168,6 +168,10 @@ impl Storage for Spy {
         self.inner.lock()
     }
 
+    fn ending(&self, lock: &MemoryLock) {
+        self.inner.ending(lock);
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         self.inner.list()
     }
@@ -273,6 +277,10 @@ impl Host for Spy {
 
     fn wake(&self, word: &Word, who: Wake) {
         self.inner.wake(word, who);
+    }
+
+    fn processors(&self) -> u32 {
+        self.inner.processors()
     }
 }
 

@@ -78,6 +78,10 @@ impl<S: Storage> Storage for Faulty<S> {
         self.inner.lock()
     }
 
+    fn ending(&self, lock: &S::Lock) {
+        self.inner.ending(lock);
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         self.inner.list()
     }
@@ -163,6 +167,10 @@ impl<S: Storage> Host for Faulty<S> {
     fn wake(&self, word: &Word, who: Wake) {
         self.control.blocking().wakes(word, who);
         self.inner.wake(word, who);
+    }
+
+    fn processors(&self) -> u32 {
+        self.inner.processors()
     }
 }
 

@@ -318,6 +318,9 @@ fn a_directory_is_locked_once_and_files_are_what_they_were_opened_for() {
             old_file(&disk);
             let lock = disk.lock().unwrap();
             assert!(matches!(disk.lock(), Err(LockError::Held { .. })));
+            disk.ending(&lock);
+            assert!(matches!(disk.lock(), Err(LockError::Ending)));
+            assert!(matches!(disk.lock(), Err(LockError::Ending)));
             drop(lock);
             disk.lock().unwrap();
             let file = disk.open("file", Access::Read).unwrap();

@@ -60,6 +60,10 @@ impl Host for Broken {
     fn wake(&self, word: &Word, who: Wake) {
         self.disk.wake(word, who);
     }
+
+    fn processors(&self) -> u32 {
+        self.disk.processors()
+    }
 }
 
 impl Broken {
@@ -78,6 +82,10 @@ impl Storage for Broken {
 
     fn lock(&self) -> Result<DiskLock, LockError> {
         self.disk.lock()
+    }
+
+    fn ending(&self, lock: &DiskLock) {
+        self.disk.ending(lock);
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

@@ -132,6 +132,10 @@ impl Host for Threads {
         };
         woken.iter().for_each(|sleeper| sleeper.notify_one());
     }
+
+    fn processors(&self) -> u32 {
+        0
+    }
 }
 
 impl fmt::Debug for Threads {

@@ -118,6 +118,10 @@ impl Storage for Tame {
         self.memory.lock()
     }
 
+    fn ending(&self, lock: &MemoryLock) {
+        self.memory.ending(lock);
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         self.memory.list()
     }
@@ -206,6 +210,10 @@ impl Host for Tame {
 
     fn wake(&self, word: &Word, who: Wake) {
         self.memory.wake(word, who);
+    }
+
+    fn processors(&self) -> u32 {
+        self.memory.processors()
     }
 }
 

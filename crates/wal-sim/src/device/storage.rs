@@ -135,6 +135,10 @@ impl<S: Storage> Host for Slow<S> {
     fn wake(&self, word: &Word, who: Wake) {
         self.inner.wake(word, who);
     }
+
+    fn processors(&self) -> u32 {
+        self.inner.processors()
+    }
 }
 
 impl<S: Storage> Storage for Slow<S> {
@@ -147,6 +151,10 @@ impl<S: Storage> Storage for Slow<S> {
 
     fn lock(&self) -> Result<S::Lock, LockError> {
         self.inner.lock()
+    }
+
+    fn ending(&self, lock: &S::Lock) {
+        self.inner.ending(lock);
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

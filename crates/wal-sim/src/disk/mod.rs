@@ -70,12 +70,20 @@ struct Origin {
 struct State {
     random: Random,
     exists: bool,
-    is_locked: bool,
+    held: Option<Holder>,
     files: Vec<Content>,
     names: BTreeMap<String, usize>,
     history: History,
     faults: Faults,
     rotten: u64,
+}
+
+/// Who has a [`Disk`] for writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    Log,
+    /// A log that has ended, while calls of it are under way.
+    EndedLog,
 }
 
 /// A call that was begun.
@@ -106,7 +114,7 @@ impl Disk {
         let state = State {
             random: Random::new(world.random()),
             exists,
-            is_locked: false,
+            held: None,
             files: origin.files.clone(),
             names: origin.names.clone(),
             history: History::default(),

@@ -1,6 +1,8 @@
 //! The log's own seam, on a [`Disk`].
 
-use super::{Disk, DiskFile, Effect, Shared, State, Verb, content::Content, fault, history::Kind};
+use super::{
+    Disk, DiskFile, Effect, Holder, Shared, State, Verb, content::Content, fault, history::Kind,
+};
 use aligned::Alignment;
 use std::{cell::Cell, fmt, io, path::PathBuf, sync::Arc, time::Duration};
 use wal::io::{Access, Host, LockError, Memory, Profile, Storage, Wake, Word};
@@ -25,11 +27,16 @@ impl Storage for Disk {
         if !state.exists {
             return Err(LockError::Io(io::ErrorKind::NotFound.into()));
         }
-        if state.is_locked {
-            return Err(LockError::Held { pid: None });
+        match state.held {
+            Some(Holder::Log) => return Err(LockError::Held { pid: None }),
+            Some(Holder::EndedLog) => return Err(LockError::Ending),
+            None => state.held = Some(Holder::Log),
         }
-        state.is_locked = true;
         Ok(DiskLock(Arc::clone(&self.shared)))
+    }
+
+    fn ending(&self, lock: &DiskLock) {
+        lock.0.state.lock().held = Some(Holder::EndedLog);
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -167,6 +174,10 @@ impl Host for Disk {
     fn wake(&self, word: &Word, who: Wake) {
         self.world.wake(word, who);
     }
+
+    fn processors(&self) -> u32 {
+        self.world.processors()
+    }
 }
 
 /// Exclusive use of a [`Disk`], given back when dropped.
@@ -174,7 +185,7 @@ pub struct DiskLock(Arc<Shared>);
 
 impl Drop for DiskLock {
     fn drop(&mut self) {
-        self.0.state.lock().is_locked = false;
+        self.0.state.lock().held = None;
     }
 }
 

@@ -273,6 +273,10 @@ impl Host for World {
         let address = std::ptr::from_ref(word).addr();
         self.0.state.lock().wake(|why| *why == Why::Word(address), who == Wake::One);
     }
+
+    fn processors(&self) -> u32 {
+        0
+    }
 }
 
 impl fmt::Debug for World {

@@ -165,6 +165,10 @@ impl Storage for Directory {
         DirectoryLock::take(&self.0.path)
     }
 
+    fn ending(&self, lock: &DirectoryLock) {
+        lock.mark_ending();
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name());
         // A name that is not UTF-8 is none of ours: changed or not, nobody asks for it.
@@ -287,6 +291,10 @@ impl Host for Directory {
 
     fn wake(&self, word: &Word, who: Wake) {
         host::wake(word, who);
+    }
+
+    fn processors(&self) -> u32 {
+        host::processors()
     }
 }
 

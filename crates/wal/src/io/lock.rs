@@ -20,7 +20,14 @@ pub(super) const LOCK_NAME: &str = "lock";
 ///
 /// The kernel's lock would refuse a second open here as well, but a container's or network file
 /// system may not implement it, and two logs in one process are the likelier mistake.
-static HELD: Mutex<BTreeMap<(u64, u64), u32>> = Mutex::new(BTreeMap::new());
+static HELD: Mutex<BTreeMap<(u64, u64), Holder>> = Mutex::new(BTreeMap::new());
+
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    pid: u32,
+    /// Whether the log has ended that it is held for.
+    is_ending: bool,
+}
 
 /// Exclusive use of a directory, given back when dropped.
 ///
@@ -59,10 +66,14 @@ impl DirectoryLock {
 
         let pid = process::id();
         let key = (metadata.dev(), metadata.ino());
-        let is_held = HELD.lock().insert(key, pid) == Some(pid);
-        if is_held && !planted!("second-opener-let-in") {
-            return Err(LockError::Held { pid: Some(pid) });
+        let mut held = HELD.lock();
+        let own = held.get(&key).filter(|holder| holder.pid == pid);
+        if let Some(holder) = own.filter(|_| !planted!("second-opener-let-in")) {
+            let error = LockError::Held { pid: Some(pid) };
+            return Err(if holder.is_ending { LockError::Ending } else { error });
         }
+        held.insert(key, Holder { pid, is_ending: false });
+        drop(held);
         // From here on the guard exists: every early return takes the entry out again.
         let mut guard = Self { directory: handle, file, key, pid };
         match guard.directory.try_lock() {
@@ -79,6 +90,14 @@ impl DirectoryLock {
         }
         guard.write_pid().map_err(LockError::Io)?;
         Ok(guard)
+    }
+
+    /// Notes that the log has ended that took this.
+    pub(super) fn mark_ending(&self) {
+        let mut held = HELD.lock();
+        if let Some(holder) = held.get_mut(&self.key).filter(|holder| holder.pid == self.pid) {
+            holder.is_ending = true;
+        }
     }
 
     fn held_by_another(&mut self) -> LockError {

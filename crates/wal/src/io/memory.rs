@@ -10,7 +10,7 @@ use std::{
     process,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -28,7 +28,8 @@ struct Shared {
     /// `None` until the directory is made.
     files: Mutex<Option<BTreeMap<String, Arc<Node>>>>,
     room: Arc<Room>,
-    is_locked: AtomicBool,
+    /// One of the `LOCK_` numbers.
+    lock: AtomicU8,
 }
 
 struct Room {
@@ -54,6 +55,11 @@ const PAGE_BYTES: usize = 4096;
 const PAGE_LENGTH: u64 = 4096;
 const DEPTH_MAX: u32 = 4;
 
+const LOCK_FREE: u8 = 0;
+const LOCK_HELD: u8 = 1;
+/// For a log that has ended.
+const LOCK_ENDING: u8 = 2;
+
 impl Memory {
     /// An empty place without a limit.
     #[must_use]
@@ -69,7 +75,7 @@ impl Memory {
         Self(Arc::new(Shared {
             files: Mutex::new(None),
             room: Arc::new(room),
-            is_locked: AtomicBool::new(false),
+            lock: AtomicU8::new(LOCK_FREE),
         }))
     }
 
@@ -107,10 +113,17 @@ impl Storage for Memory {
 
     fn lock(&self) -> Result<MemoryLock, LockError> {
         self.with_files(|_| Ok(())).map_err(LockError::Io)?;
-        if self.0.is_locked.swap(true, Ordering::AcqRel) {
-            return Err(LockError::Held { pid: Some(process::id()) });
+        let taken =
+            self.0.lock.compare_exchange(LOCK_FREE, LOCK_HELD, Ordering::AcqRel, Ordering::Acquire);
+        match taken {
+            Ok(_) => Ok(MemoryLock(Arc::clone(&self.0))),
+            Err(LOCK_ENDING) => Err(LockError::Ending),
+            Err(_) => Err(LockError::Held { pid: Some(process::id()) }),
         }
-        Ok(MemoryLock(Arc::clone(&self.0)))
+    }
+
+    fn ending(&self, lock: &MemoryLock) {
+        lock.0.lock.store(LOCK_ENDING, Ordering::Release);
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -228,6 +241,10 @@ impl Host for Memory {
     fn wake(&self, word: &Word, who: Wake) {
         host::wake(word, who);
     }
+
+    fn processors(&self) -> u32 {
+        host::processors()
+    }
 }
 
 /// Exclusive use of a [`Memory`], given back when dropped.
@@ -235,7 +252,7 @@ pub struct MemoryLock(Arc<Shared>);
 
 impl Drop for MemoryLock {
     fn drop(&mut self) {
-        self.0.is_locked.store(false, Ordering::Release);
+        self.0.lock.store(LOCK_FREE, Ordering::Release);
     }
 }
 

@@ -34,8 +34,8 @@ use std::{fmt, io, time::Duration};
 /// copies into it that have not ended, by [`Host::yield_now`] and [`Host::sleep`]: a closure given to
 /// [`append_with`](crate::Wal::append_with) is such a copy. So a simulator that runs one thread at a
 /// time may let another run in every call here and in [`Storage`], but for [`Host::now`],
-/// [`Host::unix_time`], [`Host::random`], [`Host::spawn`], [`Host::wake`] and [`Storage::path`]: these are
-/// called with a lock held.
+/// [`Host::unix_time`], [`Host::random`], [`Host::spawn`], [`Host::wake`], [`Storage::ending`] and
+/// [`Storage::path`]: these are called with a lock held.
 pub trait Host: Send + Sync + 'static {
     /// Time since some moment in the past that never changes. Never goes back.
     fn now(&self) -> Duration;
@@ -63,6 +63,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Wakes those who sleep on `word`.
     fn wake(&self, word: &Word, who: Wake);
+
+    /// How many processors there are for the log's threads; 0 where it is not known.
+    fn processors(&self) -> u32;
 }
 
 /// A directory that holds one log's files.
@@ -83,6 +86,10 @@ pub trait Storage: Host {
 
     /// Takes the directory for writing, for this process and against every other. Never waits.
     fn lock(&self) -> Result<Self::Lock, LockError>;
+
+    /// The log that took `lock` has ended. It is given back when the calls that are under way have
+    /// returned; until then [`Storage::lock`] answers [`LockError::Ending`] in this process.
+    fn ending(&self, lock: &Self::Lock);
 
     /// The names of all entries, in no order: those that the storage keeps for itself, such as a
     /// lock file, and what others put there as well. `NotFound` if there is no such directory.
@@ -185,6 +192,9 @@ pub enum LockError {
         /// The holder's process id.
         pid: Option<u32>,
     },
+    /// This process has it for a log that has ended: it comes back by itself once the calls that
+    /// are under way have returned.
+    Ending,
     /// The system refused.
     Io(io::Error),
 }

@@ -44,6 +44,9 @@ impl Storage for Flaky {
     fn lock(&self) -> Result<Self::Lock, LockError> {
         self.memory.lock()
     }
+    fn ending(&self, lock: &Self::Lock) {
+        self.memory.ending(lock);
+    }
     fn list(&self) -> io::Result<Vec<String>> {
         self.memory.list()
     }
@@ -113,6 +116,10 @@ impl Host for Flaky {
 
     fn wake(&self, word: &Word, who: Wake) {
         self.memory.wake(word, who);
+    }
+
+    fn processors(&self) -> u32 {
+        self.memory.processors()
     }
 }
 

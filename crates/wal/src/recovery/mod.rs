@@ -167,6 +167,10 @@ fn lock<S: Storage>(storage: &S, policy: &Policy) -> Result<S::Lock> {
     })?;
     storage.lock().map_err(|error| match error {
         LockError::Io(error) => directory_error(storage, error),
+        LockError::Ending => {
+            let what = "a log of this process that has ended still writes";
+            Error::new(ErrorKind::Locked, what).with_path(storage.path())
+        }
         LockError::Held { pid } => {
             let error = Error::new(ErrorKind::Locked, "the log is open for writing")
                 .with_path(storage.path());

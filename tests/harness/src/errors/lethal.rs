@@ -107,6 +107,10 @@ impl Storage for Lethal {
         self.inner.lock()
     }
 
+    fn ending(&self, lock: &DirectoryLock) {
+        self.inner.ending(lock);
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         self.inner.list()
     }
@@ -187,6 +191,10 @@ impl Host for Lethal {
 
     fn wake(&self, word: &Word, who: Wake) {
         self.inner.wake(word, who);
+    }
+
+    fn processors(&self) -> u32 {
+        self.inner.processors()
     }
 }
 

@@ -50,6 +50,10 @@ impl Storage for Careless {
         self.inner.lock()
     }
 
+    fn ending(&self, lock: &DirectoryLock) {
+        self.inner.ending(lock);
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         self.inner.list()
     }
@@ -133,6 +137,10 @@ impl Host for Careless {
 
     fn wake(&self, word: &Word, who: Wake) {
         self.inner.wake(word, who);
+    }
+
+    fn processors(&self) -> u32 {
+        self.inner.processors()
     }
 }
 

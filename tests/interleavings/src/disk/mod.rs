@@ -51,7 +51,7 @@ type Watcher = Arc<dyn Fn() + Send + Sync>;
 #[derive(Default)]
 struct State {
     exists: bool,
-    is_locked: bool,
+    held: Option<Holder>,
     files: Vec<Content>,
     names: BTreeMap<String, usize>,
     /// Everything done to names, and how much of it is durable.
@@ -60,6 +60,14 @@ struct State {
     /// Which durable write from now on fails.
     fails_in: Option<u64>,
     durable_writes: u64,
+}
+
+/// Who has a [`Disk`] for writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    Log,
+    /// A log that has ended, while calls of it are under way.
+    EndedLog,
 }
 
 #[derive(Default)]

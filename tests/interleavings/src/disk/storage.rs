@@ -1,6 +1,6 @@
 //! The log's own seam, on a [`Disk`].
 
-use super::{Content, Disk, DiskFile, NameChange, Shared};
+use super::{Content, Disk, DiskFile, Holder, NameChange, Shared};
 use aligned::Alignment;
 use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 use wal::io::{Access, DurableMethod, Host, LockError, Memory, Profile, Storage, Wake, Word};
@@ -19,11 +19,16 @@ impl Storage for Disk {
         if !state.exists {
             return Err(LockError::Io(io::ErrorKind::NotFound.into()));
         }
-        if state.is_locked {
-            return Err(LockError::Held { pid: None });
+        match state.held {
+            Some(Holder::Log) => return Err(LockError::Held { pid: None }),
+            Some(Holder::EndedLog) => return Err(LockError::Ending),
+            None => state.held = Some(Holder::Log),
         }
-        state.is_locked = true;
         Ok(DiskLock(Arc::clone(&self.shared)))
+    }
+
+    fn ending(&self, lock: &DiskLock) {
+        lock.0.state.lock().held = Some(Holder::EndedLog);
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -145,6 +150,10 @@ impl Host for Disk {
     fn wake(&self, word: &Word, who: Wake) {
         self.threads.wake(word, who);
     }
+
+    fn processors(&self) -> u32 {
+        self.threads.processors()
+    }
 }
 
 /// Exclusive use of a [`Disk`], given back when dropped.
@@ -152,7 +161,7 @@ pub struct DiskLock(Arc<Shared>);
 
 impl Drop for DiskLock {
     fn drop(&mut self) {
-        self.0.state.lock().is_locked = false;
+        self.0.state.lock().held = None;
     }
 }
 

@@ -220,6 +220,26 @@ fn the_lock_is_exclusive_here_and_through_any_path() {
     drop(again);
 }
 
+/// A log that has ended holds the lock while its last writes are under way. Whoever opens anew here can
+/// tell that from one that goes on; a second process cannot, and the next holder is not taken for the last.
+#[test]
+fn a_log_that_has_ended_is_told_from_one_that_goes_on() {
+    let place = on_disk();
+    let directory = Directory::new(place.path());
+    for _ in 0..2 {
+        let lock = directory.lock().unwrap();
+        assert!(matches!(directory.lock(), Err(LockError::Held { .. })));
+        directory.ending(&lock);
+        for _ in 0..2 {
+            assert!(matches!(Directory::new(place.path()).lock(), Err(LockError::Ending)));
+        }
+        let other = process::Command::new("flock").arg("-n").arg(place.path()).arg("true").status();
+        assert!(other.map_or(true, |status| status.code() == Some(1)), "it is still held");
+        drop(lock);
+    }
+    assert!(directory.processors() > 0);
+}
+
 #[test]
 fn a_holder_in_another_process_is_named() {
     let place = on_disk();

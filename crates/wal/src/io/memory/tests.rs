@@ -106,6 +106,11 @@ fn one_lock_at_a_time() {
     let lock = memory.lock().unwrap();
     let refused = memory.clone().lock();
     assert!(matches!(refused, Err(LockError::Held { pid }) if pid == Some(process::id())));
+    memory.ending(&lock);
+    for _ in 0..2 {
+        assert!(matches!(memory.lock(), Err(LockError::Ending)));
+    }
     drop(lock);
     assert!(memory.lock().is_ok());
+    assert!(memory.processors() > 0);
 }

@@ -46,6 +46,9 @@ impl Storage for Told {
     fn lock(&self) -> Result<Self::Lock, LockError> {
         self.memory.lock()
     }
+    fn ending(&self, lock: &Self::Lock) {
+        self.memory.ending(lock);
+    }
     fn list(&self) -> io::Result<Vec<String>> {
         self.memory.list()
     }
@@ -115,6 +118,9 @@ impl Host for Told {
     }
     fn wake(&self, word: &Word, who: Wake) {
         self.memory.wake(word, who);
+    }
+    fn processors(&self) -> u32 {
+        self.memory.processors()
     }
 }
 
