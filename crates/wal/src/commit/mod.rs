@@ -197,7 +197,7 @@ impl<S: Storage> Engine<S> {
         // Every pool buffer can be a frame, and so can one record that fits no pool buffer. A power of two: an
         // append looks up its frame three times, which would be three divisions.
         let ring = (count + 1).next_power_of_two();
-        let yields_from = yielding::COHORT_PER_PROCESSOR.saturating_mul(2);
+        let yields_from = yielding::COHORT_PER_PROCESSOR.saturating_mul(start.storage.processors());
         let depth = settings.depth.min(start.storage.depth_max()).max(1);
         let mut segments = Segments {
             live: VecDeque::from(start.segments),
