@@ -3,8 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
 use shuttle::{future, rand::RngCore as _, thread};
-use std::{sync::Arc, time::Duration};
-use wal::{ErrorKind, Lsn, OwnedRecord, Ticket, Wal};
+use std::{
+    future::Future,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+use wal::{Error, ErrorKind, Lsn, OwnedRecord, Ticket, Wal};
 use wal_interleavings::{Appended, Disk, Effort, Life, Setting, explore};
 use wal_sim::Said;
 
@@ -102,7 +107,7 @@ fn awaited_tickets() {
             future::block_on(std::future::poll_fn(|context| {
                 let polled = ticket.as_mut().map(|ticket| std::pin::pin!(ticket).poll(context));
                 drop((polled, ticket.take()));
-                std::task::Poll::Ready(())
+                Poll::Ready(())
             }));
             life.wait(append(life, wal, 40).unwrap()).unwrap();
         };
@@ -310,6 +315,80 @@ fn a_queue_for_room() {
         };
         let threads = [writer, writer, task, believe].map(|thread| spawn(&life, &wal, thread));
         join(threads);
+        life.close(&wal);
+        life.check();
+    });
+}
+
+/// Polls an append once, and answers it if it has no room.
+fn poll_once(life: &Life, wal: &Log) -> Option<impl Future> {
+    let payload = life.payload(7000);
+    let (log, copy) = (Arc::clone(wal), payload.clone());
+    let mut future = Box::pin(async move { log.append_async(&copy).await });
+    let mut is_pending = false;
+    let poll = |_: &[Vec<u8>]| {
+        let mut context = Context::from_waker(Waker::noop());
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(appended) => appended,
+            Poll::Pending => {
+                is_pending = true;
+                Err(Error::new(ErrorKind::WouldBlock, "nothing is appended while nobody polls"))
+            }
+        }
+    };
+    let appended = life.append(vec![payload], poll);
+    assert!(is_pending == appended.is_err(), "a record that fits is refused only without room");
+    is_pending.then_some(future)
+}
+
+/// The same memory, and futures that wait for it, are woken or not, and are never polled again: some are kept, some
+/// dropped late, and some forgotten. Threads that append, release and flush go on beside them and behind them.
+#[test]
+fn futures_that_are_never_polled_again() {
+    explore("futures that are never polled again", Effort::each(500), || {
+        let times = [Duration::from_micros(200), Duration::from_millis(1)];
+        let setting =
+            Setting::new().segment_bytes(128 << 10).pool_bytes(32 << 10).times(times[0], times[1]);
+        let (life, wal) = Life::begin(&setting);
+        let writer = |life: &Life, wal: &Log| {
+            let appended = [0; 3].map(|_| append(life, wal, 7000).unwrap());
+            for appended in appended {
+                life.wait(appended).unwrap();
+            }
+        };
+        let small = |life: &Life, wal: &Log| {
+            life.wait(append_batch(life, wal, &[40, 90]).unwrap()).unwrap();
+            let (start_mark, state) = (Lsn::ZERO, vec![7; 9]);
+            life.say(Said::CheckpointBegun { start_mark, state: state.clone() });
+            let ticket = wal.checkpoint(start_mark, &state).unwrap();
+            life.say(Said::CheckpointPlaced(ticket.lsn()));
+            ticket.wait().unwrap();
+            life.say(Said::CheckpointAcknowledged);
+            life.say(Said::Durable(wal.flush().unwrap()));
+        };
+        let careless = |life: &Life, wal: &Log| {
+            for round in 0..4 {
+                match (poll_once(life, wal), round % 2) {
+                    (Some(future), 0) => std::mem::forget(future),
+                    (Some(future), _) => {
+                        thread::yield_now();
+                        drop(future);
+                    }
+                    (None, _) => {}
+                }
+            }
+        };
+        let threads = [writer, small, careless].map(|thread| spawn(&life, &wal, thread));
+        // Kept until the threads have gone on without them.
+        let mut kept = Vec::new();
+        for _ in 0..3 {
+            kept.extend(poll_once(&life, &wal));
+            thread::yield_now();
+        }
+        join(threads);
+        // Nothing stands in the way of one that comes now, either.
+        life.wait(append(&life, &wal, 40).unwrap()).unwrap();
+        drop(kept);
         life.close(&wal);
         life.check();
     });
