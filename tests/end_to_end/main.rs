@@ -14,6 +14,7 @@ mod failure;
 mod full_disk;
 mod idle_and_busy;
 mod locking;
+mod passes;
 mod reading_ahead;
 mod reading_live;
 mod records;
