@@ -7,7 +7,8 @@
 //!
 //! What measures is the crate `wal-bench`. Here are [`floors`] (contestants with several writers and
 //! no log), [`report`] (what is printed) and [`goals`] (what the log is held to). The binary `compare`
-//! ties them; the criterion benchmark `append` looks at single calls.
+//! ties them; `paired` holds one commit of the log against another; the criterion benchmark `append`
+//! looks at single calls.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::exhaustive_enums, reason = "never published: its user is the program beside it")]

@@ -52,6 +52,7 @@ pub mod disk;
 pub mod figures;
 pub mod machine;
 pub mod measure;
+pub mod processes;
 pub mod sequential;
 pub mod warnings;
 
