@@ -9,10 +9,10 @@ usage: compare [--rounds N] [--seconds S] [--dir DIR] [--only WORKLOAD].. [--met
                [--replay-gib N]
 
   --rounds N         rounds of every contestant, at least 1 (5; fewer are not to be quoted)
-  --seconds S        length of a round of one contestant (2); of a bandwidth, a quarter
+  --seconds S        length of a round of one contestant (2); of a bandwidth, of producers, a quarter
   --dir DIR          where a fresh directory is made (the build's target directory)
-  --only WORKLOAD    memory, append, single, group4, group16, group64, pipeline, tune, beside,
-                     warm or replay; may be repeated (all but tune)
+  --only WORKLOAD    memory, append, single, group4, group16, group64, pipeline, tune, producers,
+                     beside, busy, warm or replay; may be repeated (all but tune)
   --method METHOD    dsync or fdatasync (dsync, unless a probe finds the other faster)
   --replay-gib N     length of the log that is replayed and opened, in GiB (4)
 
@@ -28,8 +28,12 @@ pub(crate) enum Workload {
     Durable(usize),
     /// One thread that runs ahead of the disk; with the variants of the options or without.
     Pipeline { variants: bool },
+    /// Many threads that append without waiting, alone and beside writers that wait.
+    Producers,
     /// One writer beside somebody who fills the page cache.
     Beside,
+    /// Closed loops beside processes that keep the processors busy.
+    Busy,
     /// Replay from memory.
     Warm,
     /// Replay from disk, and open.
@@ -37,7 +41,7 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    const ALL: [(&str, Self); 11] = [
+    const ALL: [(&str, Self); 13] = [
         ("memory", Self::Memory),
         ("append", Self::Append),
         ("single", Self::Durable(1)),
@@ -46,7 +50,9 @@ impl Workload {
         ("group64", Self::Durable(64)),
         ("pipeline", Self::Pipeline { variants: false }),
         ("tune", Self::Pipeline { variants: true }),
+        ("producers", Self::Producers),
         ("beside", Self::Beside),
+        ("busy", Self::Busy),
         ("warm", Self::Warm),
         ("replay", Self::Replay),
     ];

@@ -10,14 +10,19 @@
 
 mod arguments;
 mod beside;
+mod busy;
 mod durable;
 mod pipeline;
+mod producers;
 mod replay;
 mod small;
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
-use wal_bench::disk::{DiskFile, Fill, Method, fresh_directory};
+use wal_bench::{
+    disk::{DiskFile, Fill, Method, fresh_directory},
+    processes,
+};
 use wal_benches::{
     goals::{self, Goal},
     report,
@@ -32,6 +37,7 @@ const FLOOR_FILE_BYTES: u64 = 64 << 20;
 type Outcome = Result<Vec<Goal>, Box<dyn Error>>;
 
 fn main() -> ExitCode {
+    processes::serve();
     let arguments = match arguments::parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(message) => {
@@ -78,7 +84,9 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             Workload::Append => small::append(&bench)?,
             Workload::Durable(writers) => durable::closed_loop(&bench, writers)?,
             Workload::Pipeline { variants } => pipeline::pipeline(&bench, variants)?,
+            Workload::Producers => producers::producers(&bench)?,
             Workload::Beside => beside::beside(&bench)?,
+            Workload::Busy => busy::busy(&bench)?,
             Workload::Warm => replay::warm(&bench)?,
             Workload::Replay => replay::replay(&bench)?,
         });
