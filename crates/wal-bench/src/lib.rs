@@ -13,11 +13,13 @@ process, and each ratio is the median of those of single rounds, with the lowest
 | `R_bw` | payload of appends that nobody waits for, recycled slots / sequential durable writes at their best |
 | `R_cpu` | an atomic addition, a copy and a checksum / an append that waits for nobody |
 | `R_rec` | payload of open and replay / sequential reads of the same files at their best |
-| `R_rot` | p99.9 of one writer with a new segment about every second / without: the one where less is better |
+| `R_busy(N)` | records a second of N writers beside ordinary processes that keep the processors busy / without them |
+| `R_rot` | p99.9 of one writer with a new segment about every second / without; less is better |
+| `R_hold` | the longest wait for a record around a rotation, beyond that of an ordinary commit / one durable write, where the slot is recycled; / one fdatasync, one directory sync and one durable write, where it is new; less is better |
 | `R_space` | payload / bytes of the segments, for records committed alone and in full frames, in blocks of 4096 bytes and of 512 |
 
 [`run::run`] measures in a [`run::Place`] what [`plan::Settings`] ask for; its [`run::Report`] is shown by
-[`report`]. Each ratio has a module of its own. Below them, in this order: [`measure`] (who runs when),
+[`report`]. Each ratio has a module of its own. Below them, in this order: [`measure`] (who runs when), [`processes`] (who is in the way),
 [`floors`], [`log`] and [`replaying`] (the contestants), [`counters`] (what each commit took), [`machine`],
 [`mod@warnings`], [`sequential`], [`disk`], [`figures`].
 */
@@ -33,7 +35,9 @@ pub mod run;
 
 mod append;
 mod bandwidth;
+mod busy;
 mod groups;
+mod holds;
 mod latency;
 mod recovery;
 mod rotation;

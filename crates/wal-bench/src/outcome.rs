@@ -13,7 +13,7 @@ use crate::{
 pub struct Ratio {
     /// Such as `R_lat` or `R_grp(16)`.
     pub name: String,
-    /// Over the rounds. 1 is the floor itself; only of `R_rot` is less better.
+    /// Over the rounds. 1 is the floor itself; of `R_rot` and `R_hold` less is better.
     pub value: Spread,
     /// What the log did.
     pub log: Spread,

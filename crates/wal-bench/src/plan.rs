@@ -11,13 +11,15 @@ pub enum Measurement {
     Latency,
     /// Several writers that wait, beside the same of a frame that holds a record of each.
     Groups,
+    /// Writers that wait, with and without processes that keep the processors busy.
+    Busy,
     /// One thread that runs ahead of the disk, beside sequential durable writes.
     Bandwidth,
     /// One call that waits for nobody, beside what the processor must do for it.
     Append,
     /// Replay, beside sequential reads.
     Recovery,
-    /// One writer that waits, with and without new segments.
+    /// One writer that waits, with and without new segments; and the longest wait around one.
     Rotation,
     /// What is used of the segments.
     Space,
@@ -25,9 +27,10 @@ pub enum Measurement {
 
 impl Measurement {
     /// All of them, in the order in which they run.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Latency,
         Self::Groups,
+        Self::Busy,
         Self::Bandwidth,
         Self::Append,
         Self::Recovery,
@@ -41,6 +44,7 @@ impl Measurement {
         match self {
             Self::Latency => "latency",
             Self::Groups => "groups",
+            Self::Busy => "busy",
             Self::Bandwidth => "bandwidth",
             Self::Append => "append",
             Self::Recovery => "recovery",

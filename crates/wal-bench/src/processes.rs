@@ -5,16 +5,20 @@
 //! yielding is theirs for as long as their time slice lasts.
 
 use std::{
-    env,
+    env, fs,
     hint::black_box,
     io::{self, Read, Write},
     os::unix::process::CommandExt,
     process::{self, Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
-use rustix::process::{Pid, Signal};
+use rustix::{
+    param::clock_ticks_per_second,
+    process::{Pid, Signal},
+};
 
 /// The argument of a busy process; the number of its parent follows.
 const BUSY: &str = "--busy-beside";
@@ -54,6 +58,22 @@ fn be_busy(parent: Option<Pid>) -> ! {
         }
     }
     process::exit(0)
+}
+
+/// Processor time of the processes that this one started and saw end. Zero where the kernel does not tell.
+pub(crate) fn ended_cpu() -> Duration {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    ended_ticks(&stat).map_or(Duration::ZERO, |ticks| {
+        Duration::from_secs(ticks) / u32::try_from(clock_ticks_per_second()).unwrap_or(100)
+    })
+}
+
+/// From `proc(5)`: the 16th and the 17th field, of which the second is a name in brackets, with anything in
+/// it.
+fn ended_ticks(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(13).map(str::parse::<u64>);
+    Some(fields.next()?.ok()? + fields.next()?.ok()?)
 }
 
 /// Processes that are busy until this is dropped, or this process ends in any way. They are started by
@@ -119,5 +139,24 @@ impl Drop for BusyProcesses {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_of_those_that_ended_are_behind_the_name() {
+        let stat = "7 (a ) 1 (b)) R 1 2 3 4 5 6 7 8 9 10 11 12 30 40 20 0";
+        assert_eq!(ended_ticks(stat), Some(70));
+        assert_eq!(ended_ticks("7 (a) R 1 2"), None);
+    }
+
+    /// The program of these tests would run them all again.
+    #[test]
+    #[should_panic(expected = "`serve` is for the first line of `main`")]
+    fn who_does_not_serve_starts_nothing() {
+        let _ = BusyProcesses::start();
     }
 }

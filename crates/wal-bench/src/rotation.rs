@@ -1,5 +1,5 @@
 //! `R_rot`: the p99.9 of one writer that waits, with about one new segment a second, beside the same
-//! without. Both logs recycle their slots.
+//! without. Both logs recycle their slots. What each rotation holds up is [`holds`]'s.
 
 use std::{
     io,
@@ -14,6 +14,7 @@ use crate::{
     disk::Fill,
     figures::{Spread, bytes_u64, count, float, micros},
     floors::SingleFloor,
+    holds,
     log::RecycledLog,
     measure::{Durable, closed_loop, histogram, nanos},
     outcome::{Distribution, Outcome, Ratio, Timeline},
@@ -99,6 +100,7 @@ pub(crate) fn measure(bench: &Bench<'_>) -> io::Result<Outcome> {
     let [still_created, rotating_created] = created;
     bench.end("rotation, without", still, still_created, &mut outcome)?;
     bench.end("rotation", rotating, rotating_created, &mut outcome)?;
+    holds::measure(bench, &mut outcome)?;
     Ok(outcome)
 }
 

@@ -15,14 +15,15 @@ use wal::{
 use crate::{
     append, bandwidth,
     bench::{Bench, Progress, nameless_file, probe_of},
+    busy,
     disk::{Fill, Method, Probed},
     figures::float,
-    groups, latency, log,
+    groups, holds, latency, log,
     machine::{self, Machine, utc},
     measure::process_cpu,
     outcome::Outcome,
     plan::{Measurement, RAW_BYTES, Settings, Sizes},
-    recovery, rotation, space,
+    processes, recovery, rotation, space,
     warnings::{self, Ticks, Warning},
 };
 
@@ -113,7 +114,8 @@ pub struct Report {
 pub fn run(place: &Place, settings: &Settings, progress: &dyn Fn(Progress)) -> io::Result<Report> {
     let date = utc(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
     let started = Instant::now();
-    let (ticks, own) = (Ticks::now(), process_cpu());
+    let own_cpu = || process_cpu() + processes::ended_cpu();
+    let (ticks, own) = (Ticks::now(), own_cpu());
     let load_before = machine::load();
     progress(Progress { measurement: None, done: 0, steps: 1 });
     let machine = Machine::of(place.path())?;
@@ -136,6 +138,7 @@ pub fn run(place: &Place, settings: &Settings, progress: &dyn Fn(Progress)) -> i
             outcome.extend(match measurement {
                 Measurement::Latency => latency::measure(&bench)?,
                 Measurement::Groups => groups::measure(&bench)?,
+                Measurement::Busy => busy::measure(&bench)?,
                 Measurement::Bandwidth => bandwidth::measure(&bench)?,
                 Measurement::Append => append::measure(&bench)?,
                 Measurement::Recovery => recovery::measure(&bench)?,
@@ -145,14 +148,13 @@ pub fn run(place: &Place, settings: &Settings, progress: &dyn Fn(Progress)) -> i
         }
     }
 
-    // Of rotations more is worse, and no floor is passed.
-    let bounded = outcome.ratios.iter().filter(|ratio| ratio.name != rotation::NAME);
+    let bounded = outcome.ratios.iter().filter(|ratio| has_floor(&ratio.name));
     let beyond =
         bounded.filter_map(|ratio| warnings::beyond_floor(&ratio.name, ratio.value.median));
     let beyond: Vec<_> = beyond.collect();
     outcome.warnings.extend(beyond);
     let elapsed = started.elapsed();
-    let used = process_cpu().saturating_sub(own);
+    let used = own_cpu().saturating_sub(own);
     let others = Ticks::now().zip(ticks);
     let others = others.and_then(|(after, before)| after.of_others(&before, used, elapsed));
     outcome.warnings.extend(warnings::busy(others));
@@ -167,6 +169,12 @@ pub fn run(place: &Place, settings: &Settings, progress: &dyn Fn(Progress)) -> i
         probed,
         outcome,
     })
+}
+
+/// Whether a ratio above 1 says that something is wrong. Of rotations and holds more is worse, and no floor
+/// is passed; and what is beside busy processes has none.
+fn has_floor(ratio: &str) -> bool {
+    ![rotation::NAME, holds::RECYCLED, holds::NEW].contains(&ratio) && !busy::is_of_busy(ratio)
 }
 
 /// What must be known before the first measurement.

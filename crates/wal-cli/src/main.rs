@@ -22,6 +22,7 @@ mod verify;
 use clap::{Parser, Subcommand};
 use output::{EXIT_USAGE, Failure, complain};
 use std::process::ExitCode;
+use wal_bench::processes;
 
 /// Fill, inspect and torture a write-ahead log.
 #[derive(Debug, Parser)]
@@ -49,9 +50,12 @@ enum Command {
     ///
     /// R_lat: a raw durable write as long as a frame / append and wait, p50, one writer.
     /// R_grp(N): records of N writers / N in each raw write. R_bw: appends that nobody waits for /
-    /// sequential durable writes. R_cpu: addition, copy and checksum / an append without waiting.
-    /// R_rec: replay / sequential reads. R_rot: p99.9 with a new segment every second / without; the
-    /// one where less is better. R_space: payload / bytes of the segments.
+    /// sequential durable writes. R_busy(N): records of N writers beside busy processes / without
+    /// them. R_cpu: addition, copy and checksum / an append without waiting.
+    /// R_rec: replay / sequential reads. R_rot: p99.9 with a new segment every second / without.
+    /// R_hold: the longest wait around a new segment, beyond an ordinary one / a durable write where
+    /// its slot is recycled, fdatasync, directory sync and durable write where it is new. Of these two
+    /// less is better. R_space: payload / bytes of the segments.
     #[command(verbatim_doc_comment)]
     Bench(bench::Arguments),
     /// Append records from standard input, one a line; durable when it exits with 0
@@ -69,6 +73,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Here ends what is only to keep a processor busy beside `bench`.
+    processes::serve();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -30,13 +30,13 @@ pub(crate) struct Arguments {
     /// Seconds for each measurement, its rounds together; for rotation two and a half times that
     #[arg(long, value_name = "S", default_value_t = 4.0, value_parser = seconds)]
     seconds: f64,
-    /// Only these, with commas between: latency, groups, bandwidth, append, recovery, rotation, space
+    /// Only these, with commas between: latency, groups, busy, bandwidth, append, recovery, rotation, space
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = measurement)]
     only: Vec<Measurement>,
     /// Groups of so many writers, with commas between
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [4, 16, 64], value_parser = writers)]
     writers: Vec<usize>,
-    /// Bytes of each record where records are small: latency, groups, append, rotation, space
+    /// Bytes of each record where records are small: latency, groups, busy, append, rotation, space
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = payload)]
     payload: usize,
     /// Answer with a JSON object: schema, wal_version, date, seconds, settings, machine, method, ratios,
