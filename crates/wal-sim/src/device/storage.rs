@@ -5,8 +5,8 @@ use parking_lot::Mutex;
 use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 use wal::io::{Access, DurableMethod, File, Host, LockError, Profile, Storage, Wake, Word};
 
-/// A storage made as slow as a [`Device`]. Only writes and syncs of files take its time: reads, names
-/// and sizes are as fast as the storage below.
+/// A storage made as slow as a [`Device`]. Only writes and syncs take its time: reads, names and sizes are
+/// as fast as the storage below. A sync of the directory writes a block, as a journal does, and flushes.
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,6 +38,9 @@ pub struct SlowFile<S: Storage> {
     inner: S::File,
     storage: Slow<S>,
 }
+
+/// What a sync of the directory writes.
+const JOURNAL_BYTES: usize = 4096;
 
 #[derive(Debug)]
 struct Clock {
@@ -178,7 +181,10 @@ impl<S: Storage> Storage for Slow<S> {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        self.inner.sync_dir()
+        self.take_write(JOURNAL_BYTES);
+        self.inner.sync_dir()?;
+        self.take_flush();
+        Ok(())
     }
 
     fn alignment(&self) -> aligned::Alignment {
