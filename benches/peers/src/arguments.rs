@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
         long,
         value_name = "LIST",
         value_delimiter = ',',
-        default_value = "durable,pipelined,bulk,recovery"
+        default_value = "durable,pipelined,bulk,producers,recovery"
     )]
     pub(crate) workload: Vec<Workload>,
     /// Length of the log that is recovered and opened, in MiB of payload
@@ -71,6 +71,8 @@ pub(crate) enum Workload {
     Pipelined,
     /// One thread with 16 MiB of them
     Bulk,
+    /// Several threads, each with such a window of 1000: as many as writers in the closed loop
+    Producers,
     /// A long log that was closed, read from its first record to its last; and opened
     Recovery,
 }
@@ -125,7 +127,7 @@ mod tests {
     #[test]
     fn without_arguments_everything_runs_five_times() {
         let arguments = parsed("").unwrap();
-        assert_eq!((arguments.rounds, arguments.workload.len()), (5, 4));
+        assert_eq!((arguments.rounds, arguments.workload.len()), (5, 5));
         assert_eq!(arguments.writers, [1, 4, 16, 64, 256]);
         assert_eq!(arguments.payload, [128, 1024, 16384]);
         assert_eq!(arguments.entries().unwrap().len(), contestants::all().len());

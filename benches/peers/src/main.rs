@@ -8,7 +8,7 @@ by a run that is not counted. A peer that makes fewer calls that sync than it ac
 marked and not ranked, and so is one that does not give back what it acknowledged. At the end stands, for
 each cell, the ratio of this log to the fastest of the others and what it is held to.
 
-All of it takes some two hours and 20 GiB of disk, and a machine that does nothing else.
+All of it takes some three hours and 20 GiB of disk, and a machine that does nothing else.
 
 [`contestants`] has a module for each log; to add one, implement `Contestant` and `Peer` for it and name
 it in `contestants::all`. [`workload`] has what is measured, [`place`] where.
@@ -156,6 +156,19 @@ fn measure(
             Workload::Pipelined | Workload::Bulk => {
                 for &payload_bytes in &arguments.payload {
                     add(workload::stream(arguments, entries, place, *workload, payload_bytes)?);
+                }
+            }
+            Workload::Producers => {
+                for &payload_bytes in &arguments.payload {
+                    for &threads in &arguments.writers {
+                        add(workload::producers(
+                            arguments,
+                            entries,
+                            place,
+                            threads,
+                            payload_bytes,
+                        )?);
+                    }
                 }
             }
             Workload::Recovery => workload::recovery(arguments, entries, place, &mut add)?,

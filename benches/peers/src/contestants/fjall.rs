@@ -60,6 +60,10 @@ impl Contestant for Log {
         Ok(Some(Box::new(Unsynced { log: self, count: 0 })))
     }
 
+    fn producer(&self) -> io::Result<Option<Box<dyn Stream + '_>>> {
+        self.stream()
+    }
+
     /// Its journals go when their tables are written; the same few keys are written again.
     fn release(&self) -> io::Result<()> {
         Ok(())

@@ -69,6 +69,10 @@ impl<const FORM: u8> Contestant for Log<FORM> {
         Ok(Some(Box::new(Unsynced { journal: &self.0, last: None, count: 0 })))
     }
 
+    fn producer(&self) -> io::Result<Option<Box<dyn Stream + '_>>> {
+        self.stream()
+    }
+
     /// Nothing can be released.
     fn release(&self) -> io::Result<()> {
         Ok(())

@@ -35,6 +35,11 @@ pub(crate) trait Contestant: Send + Sync {
     /// Appends by one thread that runs ahead of the disk, or `None` where every append waits.
     fn stream(&self) -> io::Result<Option<Box<dyn Stream + '_>>>;
 
+    /// The same for one of several threads that do so at once, or `None` where one keeps out the others.
+    fn producer(&self) -> io::Result<Option<Box<dyn Stream + '_>>> {
+        Ok(None)
+    }
+
     /// Lets go of what the user needs no longer, as programs do now and then while they write: called
     /// ten times a second, by a thread of its own.
     fn release(&self) -> io::Result<()>;

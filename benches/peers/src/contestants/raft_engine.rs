@@ -139,6 +139,10 @@ impl Contestant for Log {
         Ok(Some(Box::new(Unsynced { log: self, group: self.take_group(), count: 0 })))
     }
 
+    fn producer(&self) -> io::Result<Option<Box<dyn Stream + '_>>> {
+        self.stream()
+    }
+
     fn release(&self) -> io::Result<()> {
         for group in self.engine.raft_groups() {
             if let Some(last) = self.engine.last_index(group) {

@@ -113,6 +113,10 @@ impl<const WAITS: bool> Contestant for Log<WAITS> {
         Ok(Some(Box::new(Callbacks { log: self, receivers: VecDeque::new() })))
     }
 
+    fn producer(&self) -> io::Result<Option<Box<dyn Stream + '_>>> {
+        self.stream()
+    }
+
     fn release(&self) -> io::Result<()> {
         let mut log = self.lock();
         let last = log.log_state().last().copied();

@@ -77,6 +77,10 @@ impl Contestant for Log {
         Ok(Some(Box::new(Tickets { log: self, tickets: VecDeque::new() })))
     }
 
+    fn producer(&self) -> io::Result<Option<Box<dyn Stream + '_>>> {
+        self.stream()
+    }
+
     /// The start mark follows from where it is appended.
     fn release(&self) -> io::Result<()> {
         Ok(())

@@ -66,6 +66,10 @@ impl Contestant for Log {
         Ok(Some(Box::new(Writes { handle: &self.handle, futures, early: 0 })))
     }
 
+    fn producer(&self) -> io::Result<Option<Box<dyn Stream + '_>>> {
+        self.stream()
+    }
+
     /// Done by its writer, up to what its options say.
     fn release(&self) -> io::Result<()> {
         Ok(())

@@ -2,10 +2,12 @@
 //! guests) drifts under all of them.
 
 mod durable;
+mod producers;
 mod recovery;
 mod stream;
 
 pub(crate) use durable::durable;
+pub(crate) use producers::producers;
 pub(crate) use recovery::recovery;
 pub(crate) use stream::stream;
 

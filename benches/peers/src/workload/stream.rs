@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Records in the window of the pipelined load.
-const PIPELINED: usize = 1000;
+pub(super) const PIPELINED: usize = 1000;
 
 /// Bytes in the window of the bulk load.
 const BULK_BYTES: usize = 16 << 20;
