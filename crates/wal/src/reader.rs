@@ -26,8 +26,6 @@ pub struct Reader<S: Storage = Directory> {
     cursor: Cursor,
     from: Lsn,
     failure: Option<Error>,
-    /// Whether the iterator has answered an error.
-    is_over: bool,
 }
 
 /// A record that owns its bytes.
@@ -88,7 +86,6 @@ impl<S: Storage> Reader<S> {
             cursor: Cursor::default(),
             from,
             failure: None,
-            is_over: false,
         })
     }
 
@@ -235,14 +232,13 @@ fn is_reused<S: Storage>(
 impl<S: Storage> Iterator for Reader<S> {
     type Item = Result<OwnedRecord>;
 
-    /// The next durable record, copied. Ends at the durable mark; after an error, too.
+    /// The next durable record, copied. Ends at the durable mark; after an error, too, but for a call that is
+    /// refused ([`ErrorKind::Forked`], [`ErrorKind::InvalidInput`]): that changes nothing.
     fn next(&mut self) -> Option<Result<OwnedRecord>> {
-        if self.is_over || self.failure.is_some() {
+        if self.failure.is_some() {
             return None;
         }
-        let next = self.next_record().map(|record| record.map(OwnedRecord::from));
-        self.is_over = next.is_err();
-        next.transpose()
+        self.next_record().map(|record| record.map(OwnedRecord::from)).transpose()
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     reader::{check_position, pin},
     slots::Segment,
 };
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, iter, path::PathBuf, sync::Arc};
 
 /// A segment whose frames are all durable and to which none is added: its file does not change any more.
 ///
@@ -66,14 +66,20 @@ impl<S: Storage> Wal<S> {
         let engine = self.engine();
         check_position(engine, lsn)?;
         let segment_bytes = engine.identity().segment_bytes;
-        // A durable frame behind a segment's end: the log has moved on, and all before it is durable too.
-        let is_over = move |sequence: &u64| {
-            engine.durable().get() > (sequence + 1).saturating_mul(segment_bytes)
-        };
-        Ok((lsn.get() / segment_bytes..).take_while(is_over).map(|sequence| {
-            let segment = pin(engine, sequence)?;
-            let end = segment.end(engine.identity());
-            Ok(SealedSegment { storage: Arc::clone(engine.storage()), segment, end })
+        let mut sequence = lsn.get() / segment_bytes;
+        Ok(iter::from_fn(move || {
+            // A refused call changes nothing.
+            if let Err(error) = engine.check_caller() {
+                return Some(Err(error));
+            }
+            // A durable frame behind a segment's end: the log has moved on, and all before it is durable too.
+            let is_over = engine.durable().get() > (sequence + 1).saturating_mul(segment_bytes);
+            let pinned = is_over.then(|| pin(engine, sequence))?;
+            sequence += 1;
+            Some(pinned.map(|segment| {
+                let end = segment.end(engine.identity());
+                SealedSegment { storage: Arc::clone(engine.storage()), segment, end }
+            }))
         }))
     }
 }

@@ -131,6 +131,9 @@ impl<S: Storage> Future for AppendFuture<'_, S> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        if let Err(error) = this.engine.check_caller() {
+            return Poll::Ready(Err(error));
+        }
         if this.is_over {
             let error = Error::new(ErrorKind::InvalidInput, "polled after it was ready");
             return Poll::Ready(Err(error));
