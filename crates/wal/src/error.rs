@@ -1,6 +1,7 @@
 //! [`Error`]: what went wrong, sorted by what the caller does next.
 
 use crate::lsn::Lsn;
+use nix::errno::Errno;
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
 /// The result of every call of this crate that can fail.
@@ -196,6 +197,16 @@ impl Error {
         self.with(|inner| inner.source = Some(Arc::new(source)))
     }
 
+    /// Whether it says that something is short for a while: room, memory, descriptors, threads. The same
+    /// call may succeed once the system has some again, where nothing depends on what failed.
+    pub(crate) fn is_shortage(&self) -> bool {
+        match self.kind() {
+            ErrorKind::NoSpace => true,
+            ErrorKind::Io => self.0.source.as_deref().is_some_and(is_short),
+            _ => false,
+        }
+    }
+
     fn with(mut self, change: impl FnOnce(&mut Inner)) -> Self {
         change(Arc::make_mut(&mut self.0));
         self
@@ -208,6 +219,13 @@ fn is_no_space(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
     )
+}
+
+/// Whether `error` says that there is no memory, no descriptor, or no thread to be had.
+fn is_short(error: &io::Error) -> bool {
+    let short = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EAGAIN];
+    error.kind() == io::ErrorKind::OutOfMemory
+        || error.raw_os_error().map(Errno::from_raw).is_some_and(|errno| short.contains(&errno))
 }
 
 impl fmt::Display for Error {
@@ -278,5 +296,30 @@ mod tests {
         assert_eq!(full.kind(), ErrorKind::NoSpace);
         let other = Error::from_io("grow", io::Error::from(io::ErrorKind::PermissionDenied));
         assert_eq!(other.kind(), ErrorKind::Io);
+    }
+
+    /// What may be tried again is told by what the system said, whoever it said it to.
+    #[test]
+    fn a_shortage_is_told_from_a_failed_device() {
+        let of = |errno: Errno| Error::from_io("write", io::Error::from(errno));
+        for errno in [
+            Errno::ENOSPC,
+            Errno::EDQUOT,
+            Errno::EFBIG,
+            Errno::ENOMEM,
+            Errno::EAGAIN,
+            Errno::EMFILE,
+            Errno::ENFILE,
+        ] {
+            assert!(of(errno).is_shortage(), "{errno}");
+            let latched = Error::new(ErrorKind::Latched, "a write failed");
+            let latched = latched.with_source(io::Error::other(of(errno)));
+            assert!(!latched.is_shortage(), "{errno} is why it latched");
+        }
+        for errno in [Errno::EIO, Errno::EROFS, Errno::EACCES, Errno::ENODEV, Errno::EBADF] {
+            assert!(!of(errno).is_shortage(), "{errno}");
+        }
+        let memory = io::Error::from(io::ErrorKind::OutOfMemory);
+        assert!(Error::from_io("memory for frames", memory).is_shortage());
     }
 }

@@ -1,12 +1,12 @@
 //! [`Wal`]: the handle, and how it is got.
 
 use crate::{
-    Lsn, OpenReport, Replay, Result, Ticket,
+    Error, Lsn, OpenReport, Options, Replay, Result, Ticket,
     batch::Batch,
-    commit::{Engine, Start, Stats, Verdict},
+    commit::{Engine, Remains, Resources, Start, Stats, Verdict},
     format::{Identity, RecordKind},
     io::{Directory, Storage},
-    recovery,
+    recovery::{self, Recovered},
     ticket::AppendFuture,
 };
 use std::{fmt, sync::Arc};
@@ -29,41 +29,33 @@ impl<S: Storage> Replay<S> {
     /// where not all of the cut could be read; then an empty frame of the new epoch is written at the
     /// tail, so that what was reported as cut can never come back.
     ///
+    /// Where something is short, room or memory or descriptors or threads, nothing has come of it: this
+    /// keeps the lock, and may be called again. After a failed write it answers that failure at every
+    /// later call. Once it has given the log, this holds no file, no memory and no lock any more.
+    ///
     /// # Errors
     /// The error that [`Replay::next`] returned, if it did.
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if records are unread and
-    /// [`Replay::skip_rest`] was not called. [`NoSpace`](crate::ErrorKind::NoSpace) if there is no
-    /// room for what has to be written; a log of which nothing was cut opens on a full disk too.
-    pub fn finish(self) -> Result<(Wal<S>, OpenReport)> {
-        let (mut recovered, options) = self.into_recovered()?;
-        recovery::keep_cut(&mut recovered)?;
-        let verdict = if recovered.cut.is_some() { Verdict::Cut } else { Verdict::NothingCut };
-        let begun = recovered.is_begun();
-        let mut report = recovered.report;
-        let settings = options.settings(&recovered.identity);
-        let start = Start {
-            storage: recovered.storage,
-            lock: recovered.lock,
-            identity: recovered.identity,
-            epoch: recovered.epoch,
-            incarnation: recovered.incarnation,
-            tail: recovered.tail.lsn,
-            chain: recovered.tail.previous_crc,
-            ordinal: recovered.tail.next_ordinal,
-            segments: recovered.segments,
-            successor: recovered.successor,
-            free: recovered.free,
-            next_slot_number: recovered.next_slot_number,
-            checkpoint: recovered.checkpoint,
-            begun,
-        };
-        let engine = Engine::new(start, settings)?;
-        // Dropped on an error, which ends what was started and gives the lock back.
-        let wal = Wal { engine };
-        wal.engine.write_opening(verdict)?;
-        // What the probe measured is known only now.
-        report.profile = wal.engine.storage().profile();
-        Ok((wal, report))
+    /// [`Replay::skip_rest`] was not called, and if it has given the log already.
+    /// [`NoSpace`](crate::ErrorKind::NoSpace) if there is no room for what has to be written; a log of
+    /// which nothing was cut opens on a full disk too. [`Io`](crate::ErrorKind::Io) for other refusals
+    /// of the system, [`Latched`](crate::ErrorKind::Latched) if the frame at the tail cannot be written.
+    pub fn finish(&mut self) -> Result<(Wal<S>, OpenReport)> {
+        let recovered = self.take_recovered()?;
+        match start(recovered, self.options()) {
+            Ok((wal, report)) => {
+                self.set_report(report.clone());
+                Ok((wal, report))
+            }
+            Err(Refused { error, recovered: Some(recovered) }) => {
+                self.put_back(*recovered);
+                Err(error)
+            }
+            Err(Refused { error, recovered: None }) => {
+                self.fail(error.clone());
+                Err(error)
+            }
+        }
     }
 }
 
@@ -221,5 +213,79 @@ impl<S: Storage> fmt::Debug for Wal<S> {
             .field("log_id", &self.engine.identity().log_id)
             .field("durable", &self.engine.durable())
             .finish_non_exhaustive()
+    }
+}
+
+/// A start that failed, and all that it began with if it may be tried again.
+struct Refused<S: Storage> {
+    error: Error,
+    recovered: Option<Box<Recovered<S>>>,
+}
+
+/// Starts the writer and fixes the verdict.
+fn start<S: Storage>(
+    mut recovered: Recovered<S>,
+    options: &Options,
+) -> Result<(Wal<S>, OpenReport), Refused<S>> {
+    let settings = options.settings(&recovered.identity);
+    let prepared = Resources::take(&recovered.identity, &settings)
+        .and_then(|resources| recovery::keep_cut(&mut recovered).map(|_| resources));
+    let resources = match prepared {
+        Ok(resources) => resources,
+        Err(error) => {
+            let recovered = error.is_shortage().then(|| Box::new(recovered));
+            return Err(Refused { error, recovered });
+        }
+    };
+    let verdict = if recovered.cut.is_some() { Verdict::Cut } else { Verdict::NothingCut };
+    let begun = recovered.is_begun();
+    let Recovered { storage, lock, segments, successor, free, next_slot_number, .. } = recovered;
+    let start = Start {
+        storage: Arc::clone(&storage),
+        lock,
+        identity: recovered.identity,
+        epoch: recovered.epoch,
+        incarnation: recovered.incarnation,
+        tail: recovered.tail.lsn,
+        chain: recovered.tail.previous_crc,
+        ordinal: recovered.tail.next_ordinal,
+        segments,
+        successor,
+        free,
+        next_slot_number,
+        checkpoint: recovered.checkpoint.clone(),
+        begun,
+    };
+    let engine = Engine::new(start, settings, resources);
+    let mut opening = Opening { engine: &engine, is_over: false };
+    let written = engine.write_opening(verdict);
+    opening.is_over = true;
+    drop(opening);
+    let Err(error) = written else {
+        // What the probe measured is known only now.
+        let report = OpenReport { profile: storage.profile(), ..recovered.report };
+        return Ok((Wal { engine }, report));
+    };
+    let remains = match engine.take_apart() {
+        Ok(remains) => remains,
+        Err(error) => return Err(Refused { error, recovered: None }),
+    };
+    let Remains { lock, segments, successor, free, next_slot_number } = remains;
+    let recovered =
+        Recovered { storage, lock, segments, successor, free, next_slot_number, ..recovered };
+    Err(Refused { error, recovered: Some(Box::new(recovered)) })
+}
+
+/// An engine that nobody has a handle of yet: if its thread unwinds, what was started ends and the lock goes.
+struct Opening<'a, S: Storage> {
+    engine: &'a Arc<Engine<S>>,
+    is_over: bool,
+}
+
+impl<S: Storage> Drop for Opening<'_, S> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.engine.abandon();
+        }
     }
 }

@@ -10,14 +10,22 @@ use crate::{
     slots::Segment,
 };
 use aligned::ForkWitness;
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 /// A log that was opened for writing and is being read: the way to [`Wal`](crate::Wal).
 ///
 /// It is locked and scanned; nothing was written yet, except that a missing log was created. The
 /// records are lent, not copied.
+///
+/// [`Replay::finish`] takes what a writer needs, the lock with it. What is left is what was found:
+/// [`Replay::report`], [`Replay::start_mark`] and [`Replay::checkpoint`] go on answering.
 pub struct Replay<S: Storage = Directory> {
-    recovered: Recovered<S>,
+    /// The same as in what was recovered, for as long as this is there.
+    report: OpenReport,
+    checkpoint: Option<(Lsn, Vec<u8>)>,
+    path: PathBuf,
+    /// What the writer gets; `None` once it has it, or never will.
+    recovered: Option<Recovered<S>>,
     walker: FrameWalker<S::File>,
     /// Which of the live segments is being read.
     segment: usize,
@@ -98,7 +106,10 @@ impl<S: Storage> Replay<S> {
         let recovered = recovery::open(Arc::new(storage), &policy)?;
         let walker = FrameWalker::new(recovered.identity, recovered.storage.alignment());
         Ok(Self {
-            recovered,
+            report: recovered.report.clone(),
+            checkpoint: recovered.checkpoint.clone(),
+            path: recovered.storage.path(),
+            recovered: Some(recovered),
             walker,
             segment: 0,
             passage: Passage::default(),
@@ -120,7 +131,7 @@ impl<S: Storage> Replay<S> {
     pub fn next(&mut self) -> Result<Option<Record<'_>>> {
         // A refused call changes nothing.
         self.check_process()?;
-        let start_mark = self.recovered.report.start_mark;
+        let start_mark = self.report.start_mark;
         loop {
             if let Some(place) = self.cursor.next(self.walker.payload(), start_mark) {
                 let found = place.record(self.walker.payload());
@@ -142,33 +153,61 @@ impl<S: Storage> Replay<S> {
     /// The latest checkpoint: the start mark and the user's own bytes.
     #[must_use]
     pub fn checkpoint(&self) -> Option<Checkpoint<'_>> {
-        let (start_mark, state) = self.recovered.checkpoint.as_ref()?;
+        let (start_mark, state) = self.checkpoint.as_ref()?;
         Some(Checkpoint { start_mark: *start_mark, state })
     }
 
     /// Below it the user needs nothing: reading begins here.
     #[must_use]
     pub fn start_mark(&self) -> Lsn {
-        self.recovered.report.start_mark
+        self.report.start_mark
     }
 
     /// What opening found.
     #[must_use]
     pub fn report(&self) -> &OpenReport {
-        &self.recovered.report
+        &self.report
     }
 
-    /// What a writer needs, once all was read without an error or the rest was skipped.
-    pub(crate) fn into_recovered(self) -> Result<(Recovered<S>, Options)> {
+    /// Takes what a writer needs, once all was read without an error or the rest was skipped, and lets
+    /// go of what reading held: a slot that is pinned cannot be used again.
+    pub(crate) fn take_recovered(&mut self) -> Result<Recovered<S>> {
         self.check_process()?;
-        match (self.failure, self.stage) {
-            (Some(failure), _) => Err(failure),
-            (None, Stage::Over) => Ok((self.recovered, self.options)),
-            (None, Stage::Fresh | Stage::Reading) => Err(Error::new(
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        if self.stage != Stage::Over {
+            return Err(Error::new(
                 ErrorKind::InvalidInput,
                 "records are unread: read until there are none, or call skip_rest",
-            )),
+            ));
         }
+        let Some(recovered) = self.recovered.take() else {
+            return Err(Error::new(ErrorKind::InvalidInput, "finish has given the log already")
+                .with_path(&self.path));
+        };
+        self.walker = FrameWalker::new(recovered.identity, recovered.storage.alignment());
+        self.passage = Passage::default();
+        Ok(recovered)
+    }
+
+    /// Keeps what a writer needs for another call, with what has come of it so far.
+    pub(crate) fn put_back(&mut self, recovered: Recovered<S>) {
+        self.report = recovered.report.clone();
+        self.recovered = Some(recovered);
+    }
+
+    /// What every later call answers.
+    pub(crate) fn fail(&mut self, failure: Error) {
+        self.failure = Some(failure);
+    }
+
+    pub(crate) fn set_report(&mut self, report: OpenReport) {
+        self.report = report;
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
     }
 
     fn check_process(&self) -> Result<()> {
@@ -176,7 +215,7 @@ impl<S: Storage> Replay<S> {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Forked, "this process did not open the log")
-            .with_path(self.recovered.storage.path()))
+            .with_path(&self.path))
     }
 
     /// Moves to the next frame; `false` at the log's end.
@@ -202,13 +241,18 @@ impl<S: Storage> Replay<S> {
 
     fn start(&mut self) {
         self.stage = Stage::Reading;
-        let Recovered { storage, identity, segments, tail, .. } = &self.recovered;
+        // It is taken only when all is read.
+        let Some(Recovered { storage, identity, segments, tail, .. }) = &self.recovered else {
+            return;
+        };
         let plan = segments.iter().map(|segment| Stretch::of(segment, identity, tail.lsn));
         self.walker.read_ahead(storage, plan.collect());
     }
 
     fn step(&mut self) -> Result<bool> {
-        let Recovered { storage, segments, tail, .. } = &self.recovered;
+        let Some(Recovered { storage, segments, tail, .. }) = &self.recovered else {
+            return Ok(false);
+        };
         loop {
             let Some(segment) = segments.get(self.segment) else { return Ok(false) };
             let goes_on = self.segment + 1 < segments.len();

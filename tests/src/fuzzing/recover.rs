@@ -111,7 +111,8 @@ fn live(
     if let Ok(replay) = &mut replay {
         trial::drain(replay).expect("a log that was examined can be read");
     }
-    let (wal, _) = replay.and_then(wal::Replay::finish).expect("a log that was examined opens");
+    let (wal, _) =
+        replay.and_then(|mut replay| replay.finish()).expect("a log that was examined opens");
     wait_for_successor(&storage, wal.identity(), wal.appended_lsn());
     for (index, step) in phase.steps.iter().enumerate() {
         act(&wal, *step, history).expect("nothing stands in the way of an append");

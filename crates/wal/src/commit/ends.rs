@@ -1,8 +1,8 @@
 //! The two ends of a writer's life: the opening frame and the close.
 
 use super::{
-    CLOSE_BEGUN, CLOSE_NOT_ASKED, CLOSE_OVER, Engine, STATE_CLOSED, STATE_CLOSING, STATE_LATCHED,
-    STATE_RUNNING, Teller, committer::Empty,
+    CLOSE_BEGUN, CLOSE_NOT_ASKED, CLOSE_OVER, Engine, OPENED, STATE_CLOSED, STATE_CLOSING,
+    STATE_LATCHED, STATE_RUNNING, Teller, committer::Empty,
 };
 use crate::{
     Error, ErrorKind, Lsn, Result,
@@ -34,8 +34,10 @@ impl<S: Storage> Engine<S> {
     /// Writes one empty frame of the new epoch at the tail: what was reported as cut can never come
     /// back after that. Then lets the storage choose how durable writes are made, on the blocks above,
     /// and starts preparing the next segment.
+    ///
+    /// Once the frame is being written, an error is a log that has latched. What the system may refuse for
+    /// want of something is asked for before that, so that it can be asked for again.
     pub(crate) fn write_opening(self: &Arc<Self>, verdict: Verdict) -> Result<()> {
-        // First: what comes needs it, and nothing has been written yet.
         self.start_preparer()?;
         if !planted!("verdict-not-fixed") && self.install_last_resort(Purpose::Opening, verdict)? {
             self.wait_for_last_frame()?;
@@ -52,14 +54,42 @@ impl<S: Storage> Engine<S> {
             if let Err(error) = self.storage.probe(file, offset, bytes) {
                 let path = self.storage.path().join(&current.slot.name);
                 let error = Error::from_io("probing durable writes", error).with_path(path);
-                self.latch(self.lock(), error, Teller::Here);
+                // Where something is short, durable writes are made as they were for the opening frame.
+                if !error.is_shortage() {
+                    self.latch(self.lock(), error, Teller::Here);
+                }
             }
             core = self.lock();
         }
         self.check_running(&core)?;
-        // Also if there is nothing to prepare yet: at the next rotation it has to be there.
+        self.opened.store(OPENED, Ordering::SeqCst);
         self.wake_preparer(&mut core);
         Ok(())
+    }
+
+    /// Also if there is nothing to prepare yet: at the next rotation it has to be there.
+    fn start_preparer(self: &Arc<Self>) -> Result<()> {
+        let work = |engine: &Arc<Self>| {
+            engine.wait_for_opening();
+            engine.run_preparer();
+        };
+        self.spawn("wal-prepare", work)
+    }
+
+    /// Holds the preparer back while the verdict is made durable and durable writes are timed, unless
+    /// the opening frame itself needs a segment.
+    fn wait_for_opening(self: &Arc<Self>) {
+        loop {
+            let core = self.lock();
+            let seen = self.preparer.read();
+            let is_over = self.opened.load(Ordering::SeqCst) == OPENED
+                || self.state.load(Ordering::SeqCst) >= STATE_LATCHED;
+            if is_over || core.segments.preparer.urgent {
+                return;
+            }
+            drop(core);
+            self.storage.wait(&self.preparer, seen, None);
+        }
     }
 
     /// Puts an empty frame at the tail, waiting for the next segment if need be. On a full disk it may

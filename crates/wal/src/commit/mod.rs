@@ -106,6 +106,42 @@ pub(crate) struct Start<S: Storage> {
     pub(crate) begun: bool,
 }
 
+/// What an engine that was taken apart gives back.
+pub(crate) struct Remains<S: Storage> {
+    pub(crate) lock: S::Lock,
+    pub(crate) segments: Vec<Segment<S::File>>,
+    pub(crate) successor: Option<Segment<S::File>>,
+    pub(crate) free: Vec<FreeSlot<S::File>>,
+    pub(crate) next_slot_number: u32,
+}
+
+/// What a writer needs of the system, which may refuse it.
+pub(crate) struct Resources {
+    block: Alignment,
+    /// How many buffers the pool has.
+    count: usize,
+    pool: Pool,
+    witness: ForkWitness,
+}
+
+impl Resources {
+    pub(crate) fn take(identity: &Identity, settings: &Settings) -> Result<Self> {
+        let block = usize::try_from(identity.block_bytes)
+            .ok()
+            .and_then(Alignment::new)
+            .ok_or_else(|| Error::new(ErrorKind::Unsupported, "block size"))?;
+        let frame_bytes = usize::try_from(settings.frame_bytes).unwrap_or(usize::MAX);
+        let frame_bytes = block.round_up(frame_bytes).unwrap_or(frame_bytes);
+        let count = usize::try_from(settings.pool_bytes).unwrap_or(usize::MAX) / frame_bytes;
+        let count = count.max(2);
+        let pool = Pool::new(block, frame_bytes, count)
+            .map_err(|error| Error::from_io("memory for frames", error.into()))?;
+        let witness = ForkWitness::new()
+            .map_err(|error| Error::from_io("a page that tells a fork", error))?;
+        Ok(Self { block, count, pool, witness })
+    }
+}
+
 /// The writer's half of a log, shared by the handle, its tickets, its readers and its threads.
 pub(crate) struct Engine<S: Storage> {
     storage: Arc<S>,
@@ -135,6 +171,8 @@ pub(crate) struct Engine<S: Storage> {
     /// From a cohort of so many on a waiter yields before it sleeps.
     yields_from: u32,
     threads: Arc<Threads>,
+    /// Whether the opening is over. See [`Engine::write_opening`].
+    opened: AtomicU8,
     /// One of the `CLOSE_` numbers. Only grows.
     close: AtomicU8,
     /// The thread that closes the log, or has closed it.
@@ -158,6 +196,9 @@ const STATE_CLOSING: u8 = 1;
 const STATE_LATCHED: u8 = 2;
 const STATE_CLOSED: u8 = 3;
 
+const NOT_OPENED: u8 = 0;
+const OPENED: u8 = 1;
+
 /// Who runs what is the user's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Teller {
@@ -180,20 +221,9 @@ thread_local! {
 
 impl<S: Storage> Engine<S> {
     /// A writer that goes on at `start`. Writes nothing yet: [`Engine::write_opening`] does.
-    pub(crate) fn new(start: Start<S>, settings: Settings) -> Result<Arc<Self>> {
+    pub(crate) fn new(start: Start<S>, settings: Settings, resources: Resources) -> Arc<Self> {
         let identity = start.identity;
-        let block = usize::try_from(identity.block_bytes)
-            .ok()
-            .and_then(Alignment::new)
-            .ok_or_else(|| Error::new(ErrorKind::Unsupported, "block size"))?;
-        let frame_bytes = usize::try_from(settings.frame_bytes).unwrap_or(usize::MAX);
-        let frame_bytes = block.round_up(frame_bytes).unwrap_or(frame_bytes);
-        let count = usize::try_from(settings.pool_bytes).unwrap_or(usize::MAX) / frame_bytes;
-        let count = count.max(2);
-        let pool = Pool::new(block, frame_bytes, count)
-            .map_err(|error| Error::new(ErrorKind::Io, format!("memory for frames: {error}")))?;
-        let witness = ForkWitness::new()
-            .map_err(|error| Error::from_io("a page that tells a fork", error))?;
+        let Resources { block, count, pool, witness } = resources;
         // Every pool buffer can be a frame, and so can one record that fits no pool buffer. A power of two: an
         // append looks up its frame three times, which would be three divisions.
         let ring = (count + 1).next_power_of_two();
@@ -240,7 +270,7 @@ impl<S: Storage> Engine<S> {
             untold: Vec::new(),
             after: After::default(),
         };
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             storage: start.storage,
             identity,
             block,
@@ -263,9 +293,32 @@ impl<S: Storage> Engine<S> {
             yielding: Yielding::default(),
             yields_from,
             threads: Arc::default(),
+            opened: AtomicU8::new(NOT_OPENED),
             close: AtomicU8::new(CLOSE_NOT_ASKED),
             closer: OnceLock::new(),
-        }))
+        })
+    }
+
+    /// Ends what was started and gives back what it was started with: for an opening that was refused
+    /// before anything was written. A log that has latched is left alone, and why is the error.
+    pub(crate) fn take_apart(self: Arc<Self>) -> Result<Remains<S>> {
+        let mut core = self.lock();
+        self.check_running(&core)?;
+        let lease = core.lease.take();
+        self.end(core, STATE_CLOSED, Teller::Here);
+        self.join_threads();
+        // The threads have let go of it, and there never was a handle.
+        let segments = Arc::into_inner(self).map(|engine| engine.core.into_inner().segments);
+        let (Some(segments), Some(lock)) = (segments, lease.and_then(Arc::into_inner)) else {
+            return Err(Error::new(ErrorKind::Closed, "the log cannot be taken apart"));
+        };
+        Ok(Remains {
+            lock,
+            segments: segments.live.into(),
+            successor: segments.successor,
+            free: segments.free,
+            next_slot_number: segments.next_slot_number,
+        })
     }
 
     /// What holds for the whole log.

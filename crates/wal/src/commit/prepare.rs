@@ -9,7 +9,6 @@ use crate::{
     io::{File, Storage, Wake},
     slots::{self, FreeSlot, Segment, Slot},
 };
-use nix::errno::Errno;
 use std::{
     io,
     ops::ControlFlow,
@@ -56,12 +55,7 @@ impl<S: Storage> Engine<S> {
         core.after.wakes_preparer = true;
     }
 
-    /// Starts the preparer: before anything can depend on it.
-    pub(super) fn start_preparer(self: &Arc<Self>) -> Result<()> {
-        self.spawn("wal-prepare", Self::run_preparer)
-    }
-
-    fn run_preparer(self: &Arc<Self>) {
+    pub(super) fn run_preparer(self: &Arc<Self>) {
         let _unwinding = Unwinding(self);
         loop {
             let mut core = self.lock();
@@ -357,7 +351,9 @@ impl<S: Storage> Engine<S> {
                 core.segments.preparer.refuse(attempt, error, self.storage.now());
                 self.tell_of_refusal(&mut core);
             }
-            Err(Failed { error, .. }) => {
+            Err(Failed { error, slot }) => {
+                // An engine that is taken apart has it in its list.
+                core.segments.free.splice(0..0, slot);
                 self.latch(core, error, Teller::Committer);
                 return;
             }
@@ -411,15 +407,10 @@ impl<S: Storage> From<Error> for Failed<S> {
     }
 }
 
-/// Whether `error` says that something is short for a while, space or descriptors or memory: no record
-/// depends on the slot yet, so that it can be tried again. Anything else comes from the device.
+/// Whether `error` is a shortage: no record depends on the slot yet, so that it can be tried again.
+/// Anything else comes from the device.
 fn is_shortage(error: &Error) -> bool {
-    if planted!("full-disk-latches") {
-        return false;
-    }
-    let short = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EAGAIN];
-    let errno = source(error).and_then(io::Error::raw_os_error).map(Errno::from_raw);
-    error.kind() == ErrorKind::NoSpace || errno.is_some_and(|errno| short.contains(&errno))
+    error.is_shortage() && !planted!("full-disk-latches")
 }
 
 /// A free slot that no reader holds. Pinned ones stay in the list until they are let go.

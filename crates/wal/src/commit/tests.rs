@@ -66,7 +66,8 @@ fn fresh_of<S: Storage>(
         checkpoint: None,
         begun: false,
     };
-    let engine = Engine::new(start, settings).unwrap();
+    let resources = Resources::take(&identity, &settings).unwrap();
+    let engine = Engine::new(start, settings, resources);
     engine.write_opening(Verdict::NothingCut).unwrap();
     engine
 }

@@ -9,7 +9,7 @@ use crate::{
     format::Frame,
     io::{File, Storage},
 };
-use aligned::Buffer;
+use aligned::{AllocError, Buffer};
 use std::io;
 
 /// The text at the head of a file of cut frames takes this much.
@@ -23,19 +23,28 @@ const HEAD_BYTES: usize = 4096;
 /// the other, each as it stood in the log. It gets its name when it is whole: after a crash in the
 /// middle the same frames are found and the same file is made, or where not all was read, one more of a
 /// higher epoch. Nothing here ever removes one.
+///
+/// After an error it may be called again: what is there without having been synced is written anew.
 pub(crate) fn keep_cut<S: Storage>(recovered: &mut Recovered<S>) -> Result<Option<String>> {
     let is_kept = |cut: &&CutTail<S::File>| cut.has_unread || !cut.frames.is_empty();
     let Some(cut) = recovered.cut.as_ref().filter(is_kept) else {
         return Ok(None);
     };
+    if cut.cut.kept_in.is_some() {
+        return Ok(cut.cut.kept_in.clone());
+    }
     let name = cut_name(cut.cut.at, recovered.epoch);
     let storage = &*recovered.storage;
     let failed = |error| slot_error(storage, &name, "keep the frames that are cut", error);
     let names = storage.list().map_err(failed)?;
-    if !names.contains(&name) {
+    if !names.contains(&name) || cut.is_half_kept {
         write(recovered, &name)?;
     }
-    storage.sync_dir().map_err(failed)?;
+    if let Err(error) = storage.sync_dir() {
+        let error = failed(error);
+        recovered.cut.iter_mut().for_each(|cut| cut.is_half_kept = true);
+        return Err(error);
+    }
     for cut in recovered.cut.iter_mut().map(|cut| &mut cut.cut).chain(&mut recovered.report.cut) {
         cut.kept_in = Some(name.clone());
     }
@@ -43,15 +52,27 @@ pub(crate) fn keep_cut<S: Storage>(recovered: &mut Recovered<S>) -> Result<Optio
 }
 
 fn write<S: Storage>(recovered: &Recovered<S>, name: &str) -> Result<()> {
+    let storage = &*recovered.storage;
+    let temporary = format!("{name}.tmp");
+    let failed = |error| slot_error(storage, name, "keep the frames that are cut", error);
+    let written = write_to(recovered, name, &temporary)
+        .and_then(|()| storage.rename(&temporary, name).map_err(failed));
+    if written.as_ref().is_err_and(Error::is_shortage) {
+        // What was taken is given back. If that fails as well, the next call removes it.
+        drop(storage.remove(&temporary));
+    }
+    written
+}
+
+fn write_to<S: Storage>(recovered: &Recovered<S>, name: &str, temporary: &str) -> Result<()> {
     let Recovered { storage, identity, cut: Some(cut), .. } = recovered else { return Ok(()) };
     let failed = |error| slot_error(&**storage, name, "keep the frames that are cut", error);
-    let no_memory = |error| failed(io::Error::other(error));
-    let temporary = format!("{name}.tmp");
-    match storage.remove(&temporary) {
+    let no_memory = |error: AllocError| failed(error.into());
+    match storage.remove(temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let file = storage.create_file(&temporary).map_err(failed)?;
+    let file = storage.create_file(temporary).map_err(failed)?;
     let block_bytes = usize::try_from(identity.block_bytes).unwrap_or(usize::MAX);
     let mut head =
         Buffer::zeroed(storage.alignment(), HEAD_BYTES.max(block_bytes)).map_err(no_memory)?;
@@ -90,6 +111,5 @@ fn write<S: Storage>(recovered: &Recovered<S>, name: &str) -> Result<()> {
         file.write_at(buffer, offset).map_err(failed)?;
         offset += frame.bytes;
     }
-    file.sync().map_err(failed)?;
-    storage.rename(&temporary, name).map_err(failed)
+    file.sync().map_err(failed)
 }

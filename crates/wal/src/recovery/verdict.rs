@@ -37,6 +37,8 @@ pub(crate) struct CutTail<F> {
     pub(crate) frames: Vec<CutFrame<F>>,
     /// Whether it could not all be read, so that there may be frames of higher epochs in it.
     pub(crate) has_unread: bool,
+    /// Whether the file that keeps them has its name, and the directory was not synced after that.
+    pub(crate) is_half_kept: bool,
 }
 
 /// An intact frame above the cut.
@@ -252,7 +254,7 @@ fn cut<F: File>(identity: &Identity, scan: &Scan<F>, torn: Torn) -> CutTail<F> {
         intact_records,
         kept_in: None,
     };
-    CutTail { cut, frames, has_unread: scan.unreadable().is_some() }
+    CutTail { cut, frames, has_unread: scan.unreadable().is_some(), is_half_kept: false }
 }
 
 /// Refuses a log that lost the record at `anchor`: neither is it there nor was it released.

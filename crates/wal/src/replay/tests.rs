@@ -30,7 +30,7 @@ fn replay(log: &Handmade) -> Result<Found> {
     while let Some(record) = replay.next()? {
         records.insert(record.lsn().get(), record.payload().to_vec());
     }
-    Ok((replay.into_recovered()?.0, records))
+    Ok((replay.take_recovered()?, records))
 }
 
 fn refused(log: &Handmade) -> Error {
@@ -349,7 +349,7 @@ fn damage_in_an_older_segment_ends_the_replay_with_an_error() {
     };
     assert_eq!((count, error.kind(), error.segment()), (2, ErrorKind::Corrupt, Some(0)));
     assert_eq!(replay.next().unwrap_err().to_string(), error.to_string());
-    assert_eq!(replay.into_recovered().err().unwrap().to_string(), error.to_string());
+    assert_eq!(replay.take_recovered().err().unwrap().to_string(), error.to_string());
 }
 
 #[test]
@@ -357,12 +357,12 @@ fn unread_records_are_skipped_only_by_name() {
     let log = two_segments();
     let mut replay = Replay::open(log.storage(), policy(), Options::default()).unwrap();
     assert!(replay.next().unwrap().is_some());
-    let error = replay.into_recovered().err().unwrap();
+    let error = replay.take_recovered().err().unwrap();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     let mut replay = Replay::open(log.storage(), policy(), Options::default()).unwrap();
     replay.skip_rest();
     assert!(replay.next().unwrap().is_none());
-    assert!(replay.into_recovered().is_ok());
+    assert!(replay.take_recovered().is_ok());
 }
 
 #[test]

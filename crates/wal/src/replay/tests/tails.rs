@@ -34,6 +34,8 @@ fn a_lost_frame_that_nothing_vouches_for_is_cut_and_what_follows_kept() {
     assert!(kept < lost);
     for _ in 0..2 {
         // The second time is an open that crashed after the copy was made.
+        drop(found);
+        found = open(Arc::new(storage.clone()), &policy()).unwrap();
         let name = keep_cut(&mut found).unwrap().unwrap();
         assert_eq!(name, format!("cut-{lost}-3"));
         assert_eq!(found.report.cut.as_ref().unwrap().kept_in.as_deref(), Some(&*name));
