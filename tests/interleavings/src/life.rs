@@ -83,6 +83,8 @@ struct Cuts {
     moments: usize,
     /// What the disk would have held, and how much had been said by then.
     images: Vec<(Image, usize)>,
+    /// The same, right after somebody believed a mark: all of them, for a wrong one is right a moment later.
+    believed: Vec<(Image, usize)>,
 }
 
 /// A batch that was appended, and its ticket.
@@ -128,7 +130,8 @@ impl Life {
     /// Says that the log is durable up to `mark`; the power may be cut that very moment.
     pub fn believe(&self, mark: Lsn) {
         self.say(Said::Durable(mark));
-        self.consider_a_cut();
+        let image = (self.0.disk.crash(), self.0.said.lock().len());
+        self.0.cuts.lock().believed.push(image);
     }
 
     /// Has `append` append a batch of `records`, and says what came of it.
@@ -195,7 +198,8 @@ impl Life {
     /// # Panics
     /// If the log does not hold what it must.
     pub fn check(&self) {
-        let mut images = std::mem::take(&mut self.0.cuts.lock().images);
+        let Cuts { mut images, believed, .. } = std::mem::take(&mut *self.0.cuts.lock());
+        images.extend(believed);
         images.push((self.0.disk.crash(), self.0.said.lock().len()));
         // The process dies, and the machine goes on.
         images.push((self.0.disk.image(), self.0.said.lock().len()));

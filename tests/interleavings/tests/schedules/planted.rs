@@ -12,6 +12,7 @@ const PLANTED: &[(&str, &str)] = &[
     ("baton-dropped", "timeouts_and_dropped_tickets"),
     ("baton-dropped", "awaited_tickets"),
     ("room-not-offered", "a_queue_for_room"),
+    ("word-read-behind-the-yields", "writers_in_a_closed_loop"),
     ("acknowledged-out-of-order", "full_frames_in_flight"),
     ("acknowledged-before-durable", "writers_in_a_closed_loop"),
     ("acknowledged-before-durable", "a_dropped_handle"),
