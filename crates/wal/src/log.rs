@@ -93,16 +93,19 @@ impl<S: Storage> Wal<S> {
     /// The same, but never waits.
     ///
     /// # Errors
-    /// [`WouldBlock`](crate::ErrorKind::WouldBlock) if there is no room just now, or others wait for
-    /// room already; and those of [`Wal::append`].
+    /// [`WouldBlock`](crate::ErrorKind::WouldBlock) if there is no room just now, or somebody who waits for it
+    /// has been passed so often that it is their turn; and those of [`Wal::append`].
     pub fn try_append(&self, payload: &[u8]) -> Result<Ticket<S>> {
         let place = self.engine.try_append(payload)?;
         Ok(Ticket::new(&self.engine, place))
     }
 
-    /// The same, but waits for room without blocking the thread. Room is given first come first
-    /// served, to this and to [`Wal::append`] alike: a future that was woken and is neither polled nor
-    /// dropped holds up those behind it.
+    /// The same, but waits for room without blocking the thread.
+    ///
+    /// Who waits for room, here or in [`Wal::append`], is woken in the order of arrival. A future that was woken
+    /// has no claim on the room before it is polled: one that is not polled, dropped, or forgotten holds nobody
+    /// up. Others may take room before a thread, or before a task that came back for its room and found none,
+    /// 64 times at most.
     pub fn append_async<'a>(&'a self, payload: &'a [u8]) -> AppendFuture<'a, S> {
         AppendFuture::new(&self.engine, payload)
     }
