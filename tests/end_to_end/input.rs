@@ -148,6 +148,7 @@ fn options_out_of_range_are_refused() {
         Options::new().depth(u32::MAX),
         Options::new().linger(Duration::MAX),
         Options::new().confirm_after(Duration::MAX),
+        Options::new().lock_timeout(Duration::MAX),
         Options::new().log_bytes_max(0),
         Options::new().log_bytes_max(47 << 20),
     ];

@@ -137,6 +137,11 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "io::directory::tests::the_lock_is_exclusive_here_and_through_any_path",
         "two writers on one log",
     ),
+    simulated(
+        "ending-not-told",
+        "hang::an_open_waits_for_a_log_that_has_ended_as_long_as_it_may",
+        "a program that drops its log and opens it at once is refused by itself",
+    ),
     end_to_end(
         "fork-not-noticed",
         "locking::a_forked_child_can_do_nothing_to_the_log",

@@ -2,7 +2,7 @@
 
 use crate::script::{Script, options};
 use std::{sync::Arc, time::Duration};
-use wal::{ErrorKind, io::Host as _};
+use wal::{ErrorKind, Options, io::Host as _};
 use wal_sim::{
     Broken, Disk, DiskOptions, Effect, Fault, Model, Random, Recovered, Said, Verb, World,
 };
@@ -49,6 +49,56 @@ fn a_wait_with_a_timeout_comes_back() {
             })
             .unwrap();
     }
+}
+
+/// The handle is dropped while the disk hangs, and the program opens anew. It waits for the write that is
+/// under way as long as it said, and no longer; once the disk is back, the open is its turn.
+#[test]
+fn an_open_waits_for_a_log_that_has_ended_as_long_as_it_may() {
+    for (seed, millis) in [(1, 0), (2, 20), (3, 5000)] {
+        let world = World::new(seed);
+        let disk = Disk::new(&world, &DiskOptions::new());
+        world
+            .run(|| {
+                let script = Script::open(&disk, &options()).unwrap();
+                let ticket = script.wal.append(b"in flight").unwrap();
+                disk.plant(first_segment(Effect::Hang));
+                let writer = world.spawn("writer", move || ticket.wait());
+                while disk.faults_struck() == 0 {
+                    world.sleep(Duration::from_micros(10));
+                }
+                let patient = options().lock_timeout(Duration::from_secs(3600));
+                let (kind, waited) = refused(&world, &disk, &patient);
+                assert_eq!(kind, ErrorKind::Locked);
+                assert!(waited < Duration::from_millis(1), "a log that goes on: {waited:?}");
+                drop(script.wal);
+                let may = Duration::from_millis(millis);
+                let bounded = match millis {
+                    5000 => options(),
+                    _ => options().lock_timeout(may),
+                };
+                let (kind, waited) = refused(&world, &disk, &bounded);
+                assert_eq!(kind, ErrorKind::Locked);
+                assert!(waited >= may && waited < may + Duration::from_millis(1), "{waited:?}");
+                let healer = world.clone();
+                let hanging = disk.clone();
+                let healer = world.spawn("healer", move || {
+                    healer.sleep(Duration::from_secs(2));
+                    hanging.heal();
+                });
+                drop(patient.open_in(disk.clone()).unwrap());
+                healer.join();
+                assert_eq!(writer.join().unwrap_err().kind(), ErrorKind::Closed);
+            })
+            .unwrap();
+    }
+}
+
+/// What an open answers, and after what time.
+fn refused(world: &World, disk: &Disk, options: &Options) -> (ErrorKind, Duration) {
+    let before = world.now();
+    let error = options.open_in(disk.clone()).unwrap_err();
+    (error.kind(), world.now() - before)
 }
 
 /// The disk never comes back, and the power goes: a close that had not answered promised nothing.

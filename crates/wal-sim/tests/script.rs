@@ -1,8 +1,8 @@
 //! A program that writes to a log the same way each time, bears every error, and says what it was
 //! told.
 
-use std::{sync::Arc, time::Duration};
-use wal::{Error, ErrorKind, Lsn, Options, Wal, format::record_bytes, io::Host as _};
+use std::sync::Arc;
+use wal::{Error, ErrorKind, Lsn, Options, Wal, format::record_bytes};
 use wal_sim::{Disk, Model, Recovered, Said};
 
 /// The smallest segments there are: sixteen blocks of 512 bytes.
@@ -34,15 +34,7 @@ impl Script {
         options: &Options,
         mut said: Vec<Said>,
     ) -> Result<Self, Error> {
-        let mut replay = loop {
-            match options.open_in(disk.clone()) {
-                // The handle is gone, and its last write is still under way.
-                Err(error) if error.kind() == ErrorKind::Locked => {
-                    disk.sleep(Duration::from_micros(50));
-                }
-                outcome => break outcome?,
-            }
-        };
+        let mut replay = options.open_in(disk.clone())?;
         let found = Recovered::read(&mut replay)?;
         if let Err(what) = Model::of(&said).check(&found) {
             panic!("{what}\n{}", disk.story().join("\n"));

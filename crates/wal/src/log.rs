@@ -14,7 +14,9 @@ use std::{fmt, sync::Arc};
 /// A log that is open for writing.
 ///
 /// Share it by reference or in an [`Arc`]; every call takes `&self`. Dropping it without
-/// [`Wal::close`] writes nothing: what is not durable by then is lost, as in a crash.
+/// [`Wal::close`] writes nothing: what is not durable by then is lost, as in a crash. It does not wait
+/// either: calls of the disk that are under way hold the lock until they return. An open in this process
+/// waits for that ([`Options::lock_timeout`]), one in another is [`Locked`](crate::ErrorKind::Locked).
 ///
 /// Every call answers [`ErrorKind::Forked`](crate::ErrorKind::Forked) in a forked child, and
 /// [`ErrorKind::Latched`](crate::ErrorKind::Latched) after the first write or sync that failed.
@@ -194,8 +196,8 @@ impl<S: Storage> Wal<S> {
     /// [`Closed`](crate::ErrorKind::Closed); reading through readers that exist goes on.
     ///
     /// When it has returned `Ok` the log can be opened again. A log that is latched waits for nobody, for
-    /// its disk may never answer: callbacks may still be told afterwards, and an open is
-    /// [`Locked`](crate::ErrorKind::Locked) until no write is under way.
+    /// its disk may never answer: callbacks may still be told afterwards, and the lock is held until no
+    /// call of the disk is under way, as when the handle is dropped.
     ///
     /// # Errors
     /// As [`Ticket::wait`].
@@ -205,6 +207,8 @@ impl<S: Storage> Wal<S> {
 }
 
 impl<S: Storage> Drop for Wal<S> {
+    /// Ends the log without waiting and without writing. Calls of the disk that are under way hold the
+    /// lock until they return, which an open in this process waits for.
     fn drop(&mut self) {
         self.engine.abandon();
     }

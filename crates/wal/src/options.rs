@@ -67,6 +67,7 @@ pub struct Options {
     depth: u32,
     linger: Duration,
     confirm_after: Duration,
+    lock_timeout: Duration,
     log_bytes_max: u64,
     spare_bytes_max: Option<u64>,
     expect_at_least: Option<Lsn>,
@@ -84,6 +85,7 @@ impl Default for Options {
             depth: 4,
             linger: Duration::from_millis(10),
             confirm_after: Duration::from_secs(1),
+            lock_timeout: Duration::from_secs(5),
             log_bytes_max: u64::MAX,
             spare_bytes_max: None,
             expect_at_least: None,
@@ -150,6 +152,13 @@ impl Options {
         Self { confirm_after: time, ..self }
     }
 
+    /// How long an open waits for a log of this process that was dropped or has latched, and whose last
+    /// calls of the disk are still under way. Default 5 s; up to an hour, and zero for not at all. A log
+    /// that goes on, and any of another process, is [`ErrorKind::Locked`] at once.
+    pub fn lock_timeout(self, time: Duration) -> Self {
+        Self { lock_timeout: time, ..self }
+    }
+
     /// The most that the log's segments may take on disk, in bytes: at least three segments. Default
     /// no limit. At the limit, appends answer [`ErrorKind::NoSpace`] until a checkpoint frees room.
     pub fn log_bytes_max(self, bytes: u64) -> Self {
@@ -183,7 +192,8 @@ impl Options {
     /// are read ahead of by four threads with up to 12 MiB.
     ///
     /// # Errors
-    /// [`ErrorKind::Locked`] while somebody else has it or still writes to it, [`ErrorKind::Corrupt`]
+    /// [`ErrorKind::Locked`] while somebody else has it, or a log of this process that has ended still
+    /// writes to it after [`Options::lock_timeout`]; [`ErrorKind::Corrupt`]
     /// for damage to what was acknowledged, [`ErrorKind::Unsupported`] for another format version or
     /// a device with larger blocks, [`ErrorKind::NotFound`] and [`ErrorKind::InvalidInput`] as
     /// [`Create`] says, [`ErrorKind::InvalidInput`] for settings out of range, [`ErrorKind::NoSpace`]
@@ -214,6 +224,7 @@ impl Options {
                 Create::New => recovery::Missing::CreateOnly,
             },
             expect_at_least: self.expect_at_least,
+            lock_timeout: self.lock_timeout,
             unreadable_is_torn: self.unreadable_tail == UnreadableTail::TreatAsTorn,
         };
         // What is for a new log is held against the device, and against the cap, only where there is no log,
@@ -290,6 +301,9 @@ impl Options {
         }
         if self.confirm_after > Duration::from_secs(86400) {
             return Err(out_of_range("confirm_after", "up to a day"));
+        }
+        if self.lock_timeout > Duration::from_secs(3600) {
+            return Err(out_of_range("lock_timeout", "up to an hour"));
         }
         Ok(())
     }

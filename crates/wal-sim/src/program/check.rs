@@ -7,8 +7,7 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 use wal::{
-    ErrorKind, Lsn, OpenReport, Options, OwnedRecord, Verdict, VerifyVerdict, Wal,
-    io::{Host as _, Storage},
+    ErrorKind, Lsn, OpenReport, Options, OwnedRecord, Verdict, VerifyVerdict, Wal, io::Storage,
 };
 
 /// Recovers the log and says what is wrong with it, if anything is.
@@ -94,17 +93,15 @@ pub(super) fn open<S: Storage + Clone>(
     storage: &S,
     options: &Options,
 ) -> Result<(Wal<S>, Arc<Recovered>), String> {
-    let mut replay = loop {
-        match options.open_in(storage.clone()) {
-            Ok(replay) => break replay,
-            // The last write of the handle that was dropped is still under way.
-            Err(error) if error.kind() == ErrorKind::Locked => {
-                life.reach("an open came before the last write had ended");
-                life.world().sleep(Duration::from_micros(100));
-            }
-            Err(error) => return Err(format!("open: {error}")),
+    let opened = match options.clone().lock_timeout(Duration::ZERO).open_in(storage.clone()) {
+        // The last write of the handle that was dropped is still under way.
+        Err(error) if error.kind() == ErrorKind::Locked => {
+            life.reach("an open came before the last write had ended");
+            options.open_in(storage.clone())
         }
+        opened => opened,
     };
+    let mut replay = opened.map_err(|error| format!("open: {error}"))?;
     let found = Recovered::read(&mut replay).map_err(|error| format!("replay: {error}"))?;
     let found = Arc::new(found);
     let model = Model::of(&life.said());

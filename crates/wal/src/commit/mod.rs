@@ -457,6 +457,10 @@ impl<S: Storage> Engine<S> {
             _ => Error::new(ErrorKind::Closed, "the log was closed"),
         };
         let lease = core.lease.take();
+        // Before anybody can hear that the log has ended: who opens it on that word waits for the lock.
+        if let Some(lease) = lease.as_ref().filter(|_| !planted!("ending-not-told")) {
+            self.storage.ending(lease);
+        }
         let mut untold = std::mem::take(&mut core.untold);
         for frame in core.first..core.next {
             let index = core.index(frame);

@@ -34,7 +34,8 @@ use std::{fmt, io, time::Duration};
 /// copies into it that have not ended, by [`Host::yield_now`] and [`Host::sleep`]: a closure given to
 /// [`append_with`](crate::Wal::append_with) is such a copy. So a simulator that runs one thread at a
 /// time may let another run in every call here and in [`Storage`], but for [`Host::now`],
-/// [`Host::unix_time`], [`Host::random`], [`Host::processors`], [`Storage::profile`] and [`Storage::path`]: these
+/// [`Host::unix_time`], [`Host::random`], [`Host::processors`], [`Storage::ending`], [`Storage::profile`] and
+/// [`Storage::path`]: these
 /// may be called with a lock held. [`Host::spawn`], [`Host::wake`] and every call of a file are not.
 pub trait Host: Send + Sync + 'static {
     /// Time since some moment in the past that never changes. Never goes back.

@@ -12,7 +12,7 @@ use crate::{
     slots::slot_name,
 };
 use aligned::Buffer;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 pub(crate) const BLOCK: u64 = 512;
 pub(crate) const SEGMENT: u64 = 32 * BLOCK;
@@ -31,6 +31,7 @@ pub(crate) fn policy() -> Policy {
         created_at: 0,
         unreadable_is_torn: false,
         expect_at_least: None,
+        lock_timeout: Duration::ZERO,
     }
 }
 

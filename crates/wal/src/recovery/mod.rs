@@ -38,7 +38,7 @@ use crate::{
     reading::FrameWalker,
     slots::{FreeSlot, Segment},
 };
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 use survey::directory_error;
 
 /// What becomes of a log that is missing.
@@ -66,6 +66,8 @@ pub(crate) struct Policy {
     pub(crate) created_at: u64,
     pub(crate) unreadable_is_torn: bool,
     pub(crate) expect_at_least: Option<Lsn>,
+    /// How long a log of this process that has ended is waited for.
+    pub(crate) lock_timeout: Duration,
 }
 
 /// Where the log ends.
@@ -165,11 +167,13 @@ fn lock<S: Storage>(storage: &S, policy: &Policy) -> Result<S::Lock> {
         }
         _ => directory_error(storage, error),
     })?;
-    storage.lock().map_err(|error| match error {
+    take_lock(storage, policy.lock_timeout).map_err(|error| match error {
         LockError::Io(error) => directory_error(storage, error),
         LockError::Ending => {
             let what = "a log of this process that has ended still writes";
-            Error::new(ErrorKind::Locked, what).with_path(storage.path())
+            Error::new(ErrorKind::Locked, what)
+                .with_path(storage.path())
+                .with_holder_pid(std::process::id())
         }
         LockError::Held { pid } => {
             let error = Error::new(ErrorKind::Locked, "the log is open for writing")
@@ -180,6 +184,20 @@ fn lock<S: Storage>(storage: &S, policy: &Policy) -> Result<S::Lock> {
             }
         }
     })
+}
+
+/// Between two looks for a lock that is about to come back: about what one write takes.
+const LOCK_PAUSE: Duration = Duration::from_micros(200);
+
+/// Takes the lock. Waits only for a log of this process that has ended: nobody else's is known to end.
+fn take_lock<S: Storage>(storage: &S, timeout: Duration) -> Result<S::Lock, LockError> {
+    let end = storage.now().saturating_add(timeout);
+    loop {
+        match storage.lock() {
+            Err(LockError::Ending) if storage.now() < end => storage.sleep(LOCK_PAUSE),
+            answer => return answer,
+        }
+    }
 }
 
 /// By how much the epoch rises over an unreadable tail that is taken for torn: the epochs that its
