@@ -13,6 +13,7 @@ mod executors;
 mod failure;
 mod full_disk;
 mod idle_and_busy;
+mod latch;
 mod locking;
 mod passes;
 mod reading_ahead;

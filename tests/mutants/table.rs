@@ -118,6 +118,11 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "a commit on a full disk is acknowledged",
     ),
     end_to_end(
+        "latch-names-no-record",
+        "latch::a_failure_that_touched_no_record_says_what_is_durable",
+        "a latch calls the outcome of records unknown where there are none",
+    ),
+    end_to_end(
         "full-disk-latches",
         "failure::a_full_disk_met_by_the_preparer_is_harmless",
         "a disk that is full for a while ends the log",

@@ -30,7 +30,8 @@ pub enum ErrorKind {
     /// The log was closed, or its handle dropped, before this could be done.
     Closed,
     /// Reopen the log: a write or a sync failed. Whether the records in [`Error::range`] are on
-    /// stable storage is unknown until then.
+    /// stable storage is unknown until then; where there is no range, every record that was appended
+    /// is, up to [`Error::lsn`].
     Latched,
     /// Restore or salvage: bytes that were acknowledged, or that prove that others were, are
     /// damaged or missing.
@@ -111,14 +112,15 @@ impl Error {
         self.0.context.offset
     }
 
-    /// The position in the log.
+    /// The position in the log. For [`ErrorKind::Latched`] without a range: every record that was
+    /// appended ends at or below it, and is durable.
     #[must_use]
     pub fn lsn(&self) -> Option<Lsn> {
         self.0.context.lsn
     }
 
     /// For [`ErrorKind::Latched`]: the outcome of records from the first up to, not including, the
-    /// second position is unknown.
+    /// second position is unknown. `None` where there are none: what failed touched no record.
     #[must_use]
     pub fn range(&self) -> Option<(Lsn, Lsn)> {
         self.0.context.range
@@ -230,7 +232,7 @@ fn is_short(error: &io::Error) -> bool {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { what, context, source, .. } = &*self.0;
+        let Inner { kind, what, context, source } = &*self.0;
         f.write_str(what)?;
         if let Some(path) = &context.path {
             write!(f, ", in {}", path.display())?;
@@ -241,8 +243,12 @@ impl fmt::Display for Error {
         if let Some(offset) = context.offset {
             write!(f, ", offset {offset}")?;
         }
-        if let Some(lsn) = context.lsn {
-            write!(f, ", lsn {lsn}")?;
+        match context.lsn {
+            Some(lsn) if *kind == ErrorKind::Latched => {
+                write!(f, ", every record that was appended is durable, up to lsn {lsn}")?;
+            }
+            Some(lsn) => write!(f, ", lsn {lsn}")?,
+            None => {}
         }
         if let Some((from, to)) = context.range {
             write!(f, ", outcome unknown from lsn {from} to {to}")?;

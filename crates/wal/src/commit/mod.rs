@@ -438,9 +438,15 @@ impl<S: Storage> Engine<S> {
             return;
         }
         let source = std::io::Error::other(error.clone());
-        let mut failure = Error::new(ErrorKind::Latched, "a write or a sync failed")
-            .with_range(self.durable(), core.tail.max(core.appended))
-            .with_source(source);
+        let failure = Error::new(ErrorKind::Latched, "a write or a sync failed");
+        let durable = self.durable();
+        // What failed may have touched no record: the preparer's write, or an empty frame.
+        let mut failure = if core.appended > durable || planted!("latch-names-no-record") {
+            failure.with_range(durable, core.tail.max(core.appended))
+        } else {
+            failure.with_lsn(durable)
+        };
+        failure = failure.with_source(source);
         if let Some(path) = error.path() {
             failure = failure.with_path(path);
         }
