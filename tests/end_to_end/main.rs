@@ -11,6 +11,7 @@ mod commit;
 mod cost;
 mod executors;
 mod failure;
+mod finish;
 mod full_disk;
 mod idle_and_busy;
 mod latch;

@@ -59,12 +59,12 @@ fn lost_frame_below_a_mark_is_corruption() {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Promise {
+pub(crate) enum Promise {
     Nothing,
     SecondIsDurable,
 }
 
-fn lost_second_of_three(promise: Promise) -> (Disk, Vec<Drawn>) {
+pub(crate) fn lost_second_of_three(promise: Promise) -> (Disk, Vec<Drawn>) {
     let (mut disk, mut pen, mut frames) = crashed(0..1, 500);
     for number in 1..3 {
         if promise == Promise::SecondIsDurable {

@@ -2,7 +2,7 @@
 
 use crate::fault::{Call, Control, Effect, Verb};
 use aligned::{Alignment, Buffer};
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::atomic::Ordering, time::Duration};
 use wal::io::{Access, File, Host, LockError, Memory, Profile, Storage, Wake, Word};
 
 /// A storage that does what its [`Control`] says and otherwise what the one below does.
@@ -156,6 +156,11 @@ impl<S: Storage> Host for Faulty<S> {
     }
 
     fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+        let running = Running::begin(&self.control);
+        let work = Box::new(move || {
+            let _running = running;
+            work();
+        });
         self.named(Verb::Spawn, name, || self.inner.spawn(name, work))
     }
 
@@ -171,6 +176,22 @@ impl<S: Storage> Host for Faulty<S> {
 
     fn processors(&self) -> u32 {
         self.inner.processors()
+    }
+}
+
+/// A thread of the log, until it has ended or is known never to begin.
+struct Running(Control);
+
+impl Running {
+    fn begin(control: &Control) -> Self {
+        control.running().fetch_add(1, Ordering::SeqCst);
+        Self(control.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running().fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -194,6 +194,8 @@ struct Shared {
     blocking: Blocking,
     /// Read while a call has its effect, written while nothing may change.
     effects: RwLock<()>,
+    /// The log's threads that have not ended.
+    threads: AtomicU64,
 }
 
 /// What threads did to each other through the host.
@@ -294,6 +296,16 @@ impl Control {
             .into_iter()
             .map(|verb| self.count(verb))
             .sum()
+    }
+
+    /// How many threads of the log have not ended.
+    #[must_use]
+    pub fn threads(&self) -> u64 {
+        self.running().load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn running(&self) -> &AtomicU64 {
+        &self.0.threads
     }
 
     /// Everything that happened so far.

@@ -2,8 +2,12 @@
 //! fills segments and uses them again.
 
 use crate::script::{Script, options};
-use wal::io::DurableMethod;
-use wal_sim::{Disk, DiskOptions, Effect, Fault, Model, Random, Recovered, Said, World};
+use std::time::Duration;
+use wal::{
+    ErrorKind, Options,
+    io::{DurableMethod, Host as _},
+};
+use wal_sim::{Disk, DiskOptions, Effect, Fault, Image, Model, Random, Recovered, Said, World};
 
 /// What a run came to.
 struct Lived {
@@ -115,4 +119,106 @@ fn a_full_disk_is_no_failure() {
         assert!(!lived.latched, "{pages} pages");
         crash(&lived, &mut Random::new(pages));
     }
+}
+
+/// Segments that several frames in flight fit.
+fn roomy() -> Options {
+    Options::new()
+        .block_bytes(512)
+        .segment_bytes(64 << 10)
+        .frame_bytes(16 << 10)
+        .pool_bytes(128 << 10)
+        .depth(4)
+}
+
+/// A log as a crash left it while frames were in flight that nobody waited for.
+fn crashed(seed: u64) -> Image {
+    let world = World::new(seed);
+    let disk = Disk::new(&world, &DiskOptions::new());
+    let mut random = Random::new(seed);
+    let image = world.run(|| {
+        let script = Script::open(&disk, &roomy()).unwrap();
+        for number in 0..1 + random.below(14) {
+            drop(script.wal.append(&vec![u8::try_from(number).unwrap(); 9000]).unwrap());
+        }
+        world.sleep(Duration::from_micros(random.below(500)));
+        disk.crash(&mut random)
+    });
+    image.unwrap()
+}
+
+/// What came of a finish of which one call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Finish {
+    /// It needed no such call.
+    NotStruck,
+    Harmless,
+    Again,
+    Over,
+}
+
+fn is_retried(error: &wal::Error) -> bool {
+    error.kind() == ErrorKind::NoSpace || error.to_string().starts_with("starting thread")
+}
+
+/// Opens `image`, has call number `call` of the finish fail once, and finishes again. Then a record is
+/// acknowledged, the power fails, and all is there.
+fn finish_twice(image: &Image, effect: Effect, call: u64) -> (Finish, bool) {
+    let world = World::new(call);
+    let disk = Disk::of_image(&world, image);
+    let lived = world.run(|| {
+        let mut replay = roomy().open_in(disk.clone()).unwrap();
+        let found = Recovered::read(&mut replay).unwrap();
+        disk.plant(Fault::new(effect).after(call));
+        let (outcome, (wal, _)) = match replay.finish() {
+            Ok(open) if disk.faults_struck() == 0 => (Finish::NotStruck, open),
+            Ok(open) => (Finish::Harmless, open),
+            // A thread that cannot be started is no write, whatever the reason.
+            Err(error) if is_retried(&error) => {
+                let second = roomy().open_in(disk.clone()).unwrap_err();
+                assert_eq!(second.kind(), ErrorKind::Locked, "call {call}");
+                (Finish::Again, replay.finish().unwrap())
+            }
+            Err(error) => {
+                let again = replay.finish().map(drop).expect_err(&error.to_string());
+                assert_eq!(again.to_string(), error.to_string(), "call {call}");
+                let mut anew = roomy().open_in(disk.clone()).unwrap();
+                let records = Recovered::read(&mut anew).unwrap().records;
+                assert_eq!(records, found.records, "call {call}");
+                (Finish::Over, anew.finish().unwrap())
+            }
+        };
+        disk.heal();
+        wal.append(b"goes on").unwrap().wait().unwrap();
+        (outcome, found)
+    });
+    let (outcome, found) = lived.unwrap();
+    let image = disk.crash(&mut Random::new(call));
+    let world = World::new(call + 1);
+    let disk = Disk::of_image(&world, &image);
+    let after = world.run(|| Recovered::read(&mut roomy().open_in(disk).unwrap()).unwrap());
+    let mut records = after.unwrap().records;
+    assert_eq!(records.pop().map(|record| record.payload), Some(b"goes on".to_vec()));
+    assert_eq!(records, found.records, "call {call}");
+    (outcome, found.was_cut)
+}
+
+/// A log that a crash left is opened, and the disk is full for one moment, or fails once: at every call. What met
+/// a full disk is called again and has all that there was; only a frame's own write is more than that.
+#[test]
+fn a_finish_is_called_again_whichever_call_found_no_room() {
+    let (mut again, mut again_cut, mut over) = (0, 0, 0);
+    for seed in 0..200 {
+        let image = crashed(seed);
+        for effect in [Effect::NoSpace, Effect::Eio] {
+            let outcomes = (0..200).map(|call| finish_twice(&image, effect, call));
+            for (outcome, was_cut) in outcomes.take_while(|(found, _)| *found != Finish::NotStruck)
+            {
+                again += u32::from(outcome == Finish::Again);
+                again_cut += u32::from(outcome == Finish::Again && was_cut);
+                over += u32::from(outcome == Finish::Over);
+            }
+        }
+    }
+    assert!(again_cut > 50 && again > again_cut && over > 100, "{again} {again_cut} {over}");
 }
