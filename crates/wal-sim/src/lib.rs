@@ -148,8 +148,9 @@ println!("{failure}"); // ends with the line to set WAL_SIM_REPLAY to
 | file sizes | survive without their bytes, or not; what was never written reads as zeros or as what another file left there |
 | names | survive as a prefix of what was done to them, or in any combination, until the directory is synced |
 | the power fails again while the program recovers | [`Explorer::deaths`] |
-| `EIO`, `ENOSPC`, a write cut short | at any call, once, several times, or for good: [`Fault`] |
+| `EIO`, `ENOSPC` and other shortages, a write cut short | at any call, once, several times, or for good: [`Fault`] |
 | a failed sync | forgets some of what was cached, also for those who read on; the next one answers `Ok` |
+| a failed flush, of any call that carries one | may drop the device's cache: what was written to any file and not flushed, and what was just being written; every later flush answers `Ok`, also that of a durable write which was under way: [`Fault::dropping_the_cache`] |
 | a page cache that differs from the device | after a failed sync it says what was written, the device what was there before: [`DiskOptions::cached`] |
 | zeros written in one call | [`DiskOptions::write_zeroes`] |
 | a flush that lies, a write that is lost or goes elsewhere | [`Effect::Lie`], [`Effect::Lost`], [`Effect::Misdirected`] |
@@ -161,7 +162,9 @@ println!("{failure}"); // ends with the line to set WAL_SIM_REPLAY to
 # What is not
 
 * A file system whose own structures are damaged, or that becomes read-only.
-* Names that a failed sync of the directory forgot: they stay pending.
+* Names and sizes that a failed flush took along for good: a file system has them in memory, and one whose
+  journal cannot be flushed becomes read-only. They stay pending, and what a sync under way was to settle of
+  them may stay so.
 * A crash of the process alone that leaves another picture than the cache has: a program that reads back
   unsynced bytes and then promises them is found only by way of a later power cut.
 * Two writes to the same sectors at once: they take effect in the order in which they began.

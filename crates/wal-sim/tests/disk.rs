@@ -133,6 +133,74 @@ fn a_sync_after_one_that_failed_means_nothing() {
     assert!((5..35).contains(&lost), "{lost} of 40");
 }
 
+/// The flush of one file fails, and the device drops its cache: what another file was given and had not
+/// flushed is gone, also where its durable write was just under way. Both hear nothing of it.
+#[test]
+fn a_failed_flush_takes_along_what_others_had_not_flushed() {
+    for method in [DurableMethod::WriteDsync, DurableMethod::WriteThenSync] {
+        for seed in 0..40 {
+            let world = World::new(seed);
+            let kind = DiskOptions::new().method(method);
+            let disk = Disk::new(&world, &kind.latency(Duration::from_micros(100), Duration::ZERO));
+            let answers = world.run(|| {
+                let file = Arc::new(old_file(&disk));
+                let beside = disk.create_file("beside").unwrap();
+                let failing = Fault::new(Effect::NoSpace).on(Verb::Sync).in_file("beside");
+                disk.plant(failing.dropping_the_cache());
+                file.write_at(block(2, 2).as_mut_slice(), 0).unwrap();
+                let verb = match method {
+                    DurableMethod::WriteDsync => Verb::WriteDurable,
+                    _ => Verb::Sync,
+                };
+                let slow = Fault::new(Effect::Late(Duration::from_micros(500)));
+                disk.plant(slow.on(verb).in_file("file"));
+                let other = Arc::clone(&file);
+                let writer = world.spawn("writer", move || {
+                    other.write_durable_at(block(2, 4).as_mut_slice(), 1024)
+                });
+                world.sleep(Duration::from_micros(150));
+                let error = beside.sync().unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+                (writer.join().is_ok(), file.sync().is_ok())
+            });
+            assert_eq!(answers.unwrap(), (true, true), "seed {seed}");
+            let image = disk.crash(&mut Random::new(seed));
+            assert!(is_old(image.read("file").as_ref()), "seed {seed}: {:#?}", disk.story());
+        }
+    }
+}
+
+/// A sync of the directory is under way when the device drops its cache: it may answer `Ok` and have
+/// settled nothing. The file system has the names in memory, and the next sync settles them.
+#[test]
+fn a_sync_of_the_directory_beside_a_failed_flush_may_settle_nothing() {
+    let mut lost = 0;
+    for seed in 0..40 {
+        let world = World::new(seed);
+        let disk = Disk::new(
+            &world,
+            &DiskOptions::new().latency(Duration::from_micros(100), Duration::ZERO),
+        );
+        let images = world.run(|| {
+            let file = old_file(&disk);
+            drop(disk.create_file("new").unwrap());
+            disk.plant(Fault::new(Effect::Eio).on(Verb::Sync).dropping_the_cache());
+            let other = disk.clone();
+            let syncing = world.spawn("sync", move || other.sync_dir().unwrap());
+            world.sleep(Duration::from_micros(10));
+            file.sync().unwrap_err();
+            syncing.join();
+            let after_one = disk.crash(&mut Random::new(seed));
+            disk.sync_dir().unwrap();
+            [after_one, disk.crash(&mut Random::new(seed))]
+        });
+        let [after_one, after_two] = images.unwrap();
+        lost += u32::from(after_one.read("new").is_none());
+        assert!(after_two.read("new").is_some(), "seed {seed}");
+    }
+    assert!((5..40).contains(&lost), "{lost} of 40");
+}
+
 /// A page cache keeps what a failed sync marked clean: it is read, and no crash leaves it, until the
 /// cache is dropped.
 #[test]

@@ -9,6 +9,8 @@ use wal::{
 };
 use wal_sim::{Disk, DiskOptions, Effect, Fault, Image, Model, Random, Recovered, Said, World};
 
+const EDQUOT: i32 = 122;
+
 /// What a run came to.
 struct Lived {
     disk: Disk,
@@ -80,9 +82,12 @@ fn sweep(kind: &DiskOptions) -> u64 {
     assert!(!clean.latched);
     let mut random = Random::new(4);
     let (mut struck, mut latched) = (0, 0);
-    for effect in [Effect::Eio, Effect::NoSpace, Effect::Short, Effect::EioButDone] {
+    let effects = [Effect::Eio, Effect::NoSpace, Effect::Short, Effect::EioButDone];
+    let wide = [Effect::Eio, Effect::Refuse(EDQUOT)];
+    let wide = wide.map(|effect| Fault::new(effect).dropping_the_cache());
+    for fault in effects.map(Fault::new).into_iter().chain(wide) {
         for call in 0..clean.calls {
-            for fault in [Fault::new(effect), Fault::new(effect).sticky()] {
+            for fault in [fault.clone(), fault.clone().sticky()] {
                 let lived = live(kind, Some(fault.after(call)));
                 struck += lived.disk.faults_struck().min(1);
                 latched += u64::from(lived.latched);
@@ -97,7 +102,7 @@ fn sweep(kind: &DiskOptions) -> u64 {
 
 /// The second error of a disk comes when the program handles the first one. After any of them: no
 /// acknowledgement follows a failed write or sync, and what was acknowledged is there, for the
-/// process that goes on and after a crash.
+/// process that goes on and after a crash. A flush that fails may take along what others had not flushed.
 #[test]
 fn each_call_fails_when_durable_writes_are_one_call() {
     assert!(sweep(&DiskOptions::new()) > 150);

@@ -11,6 +11,7 @@ mod hang;
 mod key_value;
 mod kth_call;
 mod model;
+mod neighbours;
 mod planted;
 mod script;
 mod silent;

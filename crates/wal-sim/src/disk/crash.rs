@@ -7,10 +7,12 @@ Every write is in one of three states at the moment of the crash:
 |---|---|---|
 | pending | it began | whole, absent, torn, or only its effect on the file's size: the choice says |
 | durable | a sync of the file that *began after* the write had ended has ended, or it was a durable write and has ended | whole |
-| dropped | a sync of the file failed, and the disk or the kernel forgot it then | gone, also for those who read on: a later sync that answers `Ok` says nothing about it |
+| dropped | a sync failed, of its file or, where the device lost its cache, of anything, and the disk or the kernel forgot it then | gone, also for those who read on: a later sync that answers `Ok` says nothing about it, nor does one that is under way, nor the write's own if it was durable |
 
 The same holds for names and the sync of the directory. Names survive as a prefix of what was done
-to them, as a journaling file system keeps them, or, if the disk is told so, as any subset.
+to them, as a journaling file system keeps them, or, if the disk is told so, as any subset. A name is
+never dropped: the file system has it in memory, and writes it again with the next sync of the directory.
+But one that is under way when the device loses its cache may answer `Ok` and have settled nothing.
 */
 
 use super::{
@@ -24,6 +26,7 @@ use std::{collections::BTreeMap, ops::Range};
 /// Goes along a history and knows what of it is durable.
 pub(crate) struct Cursor<'h> {
     history: &'h History,
+    tearing: Tearing,
     at: usize,
     files: Vec<FileState>,
     base_names: BTreeMap<String, usize>,
@@ -45,6 +48,8 @@ struct Pending {
     op: usize,
     has_ended: bool,
     is_durable: bool,
+    /// The device has lost its bytes with its cache. The file's size is the file system's, and stays.
+    is_hollow: bool,
 }
 
 /// How a torn write is torn.
@@ -61,10 +66,12 @@ impl<'h> Cursor<'h> {
         history: &'h History,
         files: &[Content],
         names: &BTreeMap<String, usize>,
+        tearing: Tearing,
     ) -> Self {
         let state = |base: &Content| FileState { base: base.clone(), tail: Vec::new() };
         Self {
             history,
+            tearing,
             at: 0,
             files: files.iter().map(state).collect(),
             base_names: names.clone(),
@@ -97,11 +104,16 @@ impl<'h> Cursor<'h> {
         Some(match event {
             Event::Begin(op) => self.begin(op),
             Event::End(op) => self.end(op),
+            Event::Drop(op) => {
+                let history = self.history;
+                self.drop_ops(op, &history.ops[op].dropped);
+                false
+            }
         })
     }
 
     fn begin(&mut self, op: usize) -> bool {
-        let pending = Pending { op, has_ended: false, is_durable: false };
+        let pending = Pending { op, has_ended: false, is_durable: false, is_hollow: false };
         match &self.history.ops[op].kind {
             Kind::Write { file, .. } | Kind::SetLen { file, .. } => {
                 self.file(*file).tail.push(pending);
@@ -125,7 +137,7 @@ impl<'h> Cursor<'h> {
     }
 
     fn end(&mut self, op: usize) -> bool {
-        let history = self.history;
+        let (history, tearing) = (self.history, self.tearing);
         let done = &history.ops[op];
         let sync = self.syncs.remove(&op).unwrap_or_default();
         match &done.kind {
@@ -136,7 +148,7 @@ impl<'h> Cursor<'h> {
                     pending.has_ended = true;
                     pending.is_durable = settles;
                 }
-                state.fold(history);
+                state.fold(history, tearing);
                 !done.is_ok
             }
             Kind::SetLen { file, .. } => {
@@ -161,9 +173,7 @@ impl<'h> Cursor<'h> {
                 if done.is_ok && done.is_honest {
                     settle(&mut state.tail, &sync);
                 }
-                state.fold(history);
-                self.drop_writes(*file, &done.dropped);
-                self.file(*file).fold(history);
+                state.fold(history, tearing);
                 false
             }
             Kind::SyncDir => {
@@ -197,22 +207,54 @@ impl<'h> Cursor<'h> {
         loose.map(|pending| pending.op).collect()
     }
 
-    pub(crate) fn drop_writes(&mut self, file: usize, dropped: &[usize]) {
-        self.file(file).tail.retain(|pending| !dropped.contains(&pending.op));
+    /// Everything that a device holds in its cache or is just being given, but for `own`, of all files; and
+    /// the names that a sync of the directory which is under way was to settle.
+    pub(crate) fn unflushed(&self, own: usize) -> Vec<usize> {
+        let history = self.history;
+        let loose = self.files.iter().flat_map(|file| &file.tail).filter(|pending| {
+            let is_write = matches!(history.ops[pending.op].kind, Kind::Write { .. });
+            is_write && !pending.is_durable && pending.op != own
+        });
+        let under_way = self.syncs.iter().filter(|(sync, _)| **sync != own);
+        let names = under_way.flat_map(|(_, covered)| covered.iter().copied());
+        let names = names.filter(|op| history.ops[*op].kind.file().is_none());
+        loose.map(|pending| pending.op).chain(names).collect()
+    }
+
+    /// They were forgotten when the flush that `own` carries failed: those of its file as if they had never
+    /// been, of others the bytes. Names that the device was just being given are given to it again, later.
+    pub(crate) fn drop_ops(&mut self, own: usize, dropped: &[usize]) {
+        let (history, tearing) = (self.history, self.tearing);
+        let own = match history.ops[own].kind {
+            Kind::Sync { file } => Some(file),
+            _ => None,
+        };
+        for (number, file) in self.files.iter_mut().enumerate() {
+            if own == Some(number) {
+                file.tail.retain(|pending| !pending.has_ended || !dropped.contains(&pending.op));
+            }
+            for pending in file.tail.iter_mut().filter(|pending| dropped.contains(&pending.op)) {
+                pending.is_hollow = true;
+            }
+            file.fold(history, tearing);
+        }
+        for covered in self.syncs.values_mut() {
+            covered.retain(|op| !dropped.contains(op));
+        }
     }
 
     /// What whoever goes on reads in `file`.
-    pub(crate) fn live(&self, file: usize, tearing: Tearing) -> Content {
+    pub(crate) fn live(&self, file: usize) -> Content {
         let Some(state) = self.files.get(file) else { return Content::default() };
         let mut content = state.base.clone();
         for pending in state.tail.iter().filter(|pending| pending.has_ended) {
-            self.apply(&mut content, pending, Fate::Whole, tearing);
+            apply(self.history, &mut content, pending, Fate::Whole, self.tearing);
         }
         content
     }
 
     /// What the disk holds after a crash here.
-    pub(crate) fn image(&self, choice: &Choice, tearing: Tearing) -> BTreeMap<String, Content> {
+    pub(crate) fn image(&self, choice: &Choice) -> BTreeMap<String, Content> {
         let mut names = self.base_names.clone();
         for (index, pending) in self.names.iter().enumerate() {
             if choice.names.survives(index) || pending.is_durable {
@@ -229,7 +271,7 @@ impl<'h> Cursor<'h> {
                 } else {
                     fates.next().unwrap_or(Fate::Absent)
                 };
-                self.apply(&mut content, pending, fate, tearing);
+                apply(self.history, &mut content, pending, fate, self.tearing);
             }
             contents.push(content);
         }
@@ -255,55 +297,58 @@ impl<'h> Cursor<'h> {
         }
         told
     }
+}
 
-    fn apply(&self, content: &mut Content, pending: &Pending, fate: Fate, tearing: Tearing) {
-        let op = &self.history.ops[pending.op];
-        let (offset, data) = match &op.kind {
-            Kind::Write { offset, data, .. } => (*offset, data),
-            Kind::SetLen { len, .. } => {
-                if fate != Fate::Absent {
-                    content.set_len(*len);
-                }
-                return;
-            }
-            _ => return,
-        };
-        // Once a write has failed, what it left is known; before, all of it may be there.
-        let bytes = if pending.has_ended { op.taken } else { data.len() };
-        if fate == Fate::Absent || bytes == 0 {
-            return;
-        }
-        let before = content.len();
-        content.grow(offset + bytes);
-        if tearing.stale && content.len() > before && fate != Fate::Whole {
-            let seed = u64::try_from(offset + before).unwrap_or_default();
-            let garbage = garbage(content.len() - before, seed);
-            content.write(&Data::new(&garbage), before, 0..garbage.len());
-        }
-        match fate {
-            Fate::Absent | Fate::Size => {}
-            Fate::Whole => content.write(data, offset, 0..bytes),
-            Fate::Torn(seed) => {
-                tear(content, data, offset, bytes, seed, tearing.sector_bytes);
-            }
-            Fate::Garbage(seed) => {
-                tear(content, data, offset, bytes, seed, tearing.sector_bytes);
-                spoil(content, offset, bytes, seed, tearing.sector_bytes);
-            }
+impl FileState {
+    fn fold(&mut self, history: &History, tearing: Tearing) {
+        let durable = self.tail.iter().take_while(|pending| pending.is_durable).count();
+        for pending in self.tail.drain(..durable) {
+            apply(history, &mut self.base, &pending, Fate::Whole, tearing);
         }
     }
 }
 
-impl FileState {
-    fn fold(&mut self, history: &History) {
-        let durable = self.tail.iter().take_while(|pending| pending.is_durable).count();
-        for pending in self.tail.drain(..durable) {
-            let op = &history.ops[pending.op];
-            match &op.kind {
-                Kind::Write { offset, data, .. } => self.base.write(data, *offset, 0..op.taken),
-                Kind::SetLen { len, .. } => self.base.set_len(*len),
-                _ => {}
+/// What a crash with this `fate`, or who reads on, finds of an operation.
+fn apply(
+    history: &History,
+    content: &mut Content,
+    pending: &Pending,
+    fate: Fate,
+    tearing: Tearing,
+) {
+    let op = &history.ops[pending.op];
+    let (offset, data) = match &op.kind {
+        Kind::Write { offset, data, .. } => (*offset, data),
+        Kind::SetLen { len, .. } => {
+            if fate != Fate::Absent {
+                content.set_len(*len);
             }
+            return;
+        }
+        _ => return,
+    };
+    // Once a write has failed, what it left is known; before, all of it may be there.
+    let bytes = if pending.has_ended { op.taken } else { data.len() };
+    let fate = if pending.is_hollow && fate != Fate::Absent { Fate::Size } else { fate };
+    if fate == Fate::Absent || bytes == 0 {
+        return;
+    }
+    let before = content.len();
+    content.grow(offset + bytes);
+    if tearing.stale && content.len() > before && fate != Fate::Whole {
+        let seed = u64::try_from(offset + before).unwrap_or_default();
+        let garbage = garbage(content.len() - before, seed);
+        content.write(&Data::new(&garbage), before, 0..garbage.len());
+    }
+    match fate {
+        Fate::Absent | Fate::Size => {}
+        Fate::Whole => content.write(data, offset, 0..bytes),
+        Fate::Torn(seed) => {
+            tear(content, data, offset, bytes, seed, tearing.sector_bytes);
+        }
+        Fate::Garbage(seed) => {
+            tear(content, data, offset, bytes, seed, tearing.sector_bytes);
+            spoil(content, offset, bytes, seed, tearing.sector_bytes);
         }
     }
 }

@@ -35,6 +35,9 @@ pub enum Effect {
     Eio,
     /// Answers `ENOSPC`, and has done nothing.
     NoSpace,
+    /// Answers the error of this number, as `NoSpace` does: a quota, memory, or something else that is
+    /// short for a while.
+    Refuse(i32),
     /// Takes the first sectors of a write, and then answers `EIO`. Other calls just answer it.
     Short,
     /// Has done all of it, and answers `EIO`.
@@ -69,12 +72,13 @@ pub struct Fault {
     file: Option<String>,
     skip: u64,
     times: u64,
+    drops_cache: bool,
 }
 
 impl Fault {
     /// The next call that can have this `effect` has it, once.
     pub fn new(effect: Effect) -> Self {
-        Self { effect, verb: None, file: None, skip: 0, times: 1 }
+        Self { effect, verb: None, file: None, skip: 0, times: 1, drops_cache: false }
     }
 
     /// Only calls of `verb`.
@@ -102,6 +106,12 @@ impl Fault {
         self.times(u64::MAX)
     }
 
+    /// A call that carries a flush and fails has the device forget all that it has not flushed, of every
+    /// file, and what it was just being given. Default: the seed says whether it does, and how much of it.
+    pub fn dropping_the_cache(self) -> Self {
+        Self { drops_cache: true, ..self }
+    }
+
     fn means(&self, verb: Verb, file: &str) -> bool {
         let can = match self.effect {
             Effect::Lie => matches!(verb, Verb::Sync | Verb::SyncDir | Verb::WriteDurable),
@@ -109,7 +119,7 @@ impl Fault {
                 matches!(verb, Verb::Write | Verb::WriteDurable)
             }
             // Nothing else needs room.
-            Effect::NoSpace => matches!(
+            Effect::NoSpace | Effect::Refuse(_) => matches!(
                 verb,
                 Verb::CreateFile
                     | Verb::Write
@@ -128,14 +138,21 @@ impl Fault {
     }
 
     /// Takes its turn at a call that is meant.
-    fn strike(&mut self) -> Option<Effect> {
+    fn strike(&mut self) -> Option<Struck> {
         if self.skip > 0 {
             self.skip -= 1;
             return None;
         }
         self.times = self.times.checked_sub(1)?;
-        Some(self.effect)
+        Some(Struck { effect: self.effect, drops_cache: self.drops_cache })
     }
+}
+
+/// What a call does because of a fault.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Struck {
+    pub(super) effect: Effect,
+    pub(super) drops_cache: bool,
 }
 
 /// The faults of a disk, and how often what was called.
@@ -168,7 +185,7 @@ impl Faults {
     }
 
     /// Counts a call and answers what it does instead.
-    pub(super) fn strike(&mut self, verb: Verb, file: &str) -> Option<Effect> {
+    pub(super) fn strike(&mut self, verb: Verb, file: &str) -> Option<Struck> {
         *self.counts.entry(verb).or_default() += 1;
         let mut found = None;
         for fault in self.planted.iter_mut().filter(|fault| fault.means(verb, file)) {
@@ -187,6 +204,7 @@ pub(super) fn error(effect: Option<Effect>) -> Option<io::Error> {
     let errno = match effect? {
         Effect::Eio | Effect::Short | Effect::EioButDone => 5,
         Effect::NoSpace => 28,
+        Effect::Refuse(errno) => errno,
         _ => return None,
     };
     Some(io::Error::from_raw_os_error(errno))
@@ -196,7 +214,7 @@ pub(super) fn error(effect: Option<Effect>) -> Option<io::Error> {
 pub(super) fn taken(effect: Effect, bytes: usize, sector: usize, random: &mut Random) -> usize {
     let sectors = bytes.div_ceil(sector);
     match effect {
-        Effect::NoSpace | Effect::Lost => 0,
+        Effect::NoSpace | Effect::Refuse(_) | Effect::Lost => 0,
         Effect::Short => (random.index(sectors) * sector).min(bytes),
         Effect::Eio => (random.index(sectors + 1) * sector).min(bytes),
         _ => bytes,

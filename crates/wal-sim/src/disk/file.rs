@@ -74,10 +74,20 @@ impl DiskFile {
             state.history.ops[op].taken = taken;
         }
         let done = &state.history.ops[op];
-        if let Kind::Write { offset, .. } = done.kind {
+        // What was forgotten on its way is not there; a page cache knows nothing of that.
+        let is_forgotten = done.is_forgotten && !self.disk.shared.options.cached;
+        if let Kind::Write { offset, .. } = done.kind
+            && !is_forgotten
+        {
             state.files[self.file].write(&data, offset, 0..done.taken);
         }
         state.history.end(op, failure.is_none());
+        if is_forgotten {
+            let mut cursor = self.disk.cursor(&state.history);
+            while cursor.step().is_some() {}
+            let live = cursor.live(self.file);
+            state.files[self.file] = live;
+        }
         match failure {
             Some(error) => Err(error),
             None => Ok(begun.effect),
@@ -91,29 +101,10 @@ impl DiskFile {
         let mut state = self.disk.shared.state.lock();
         if let Some(op) = begun.op {
             state.history.ops[op].is_honest &= !lies;
-            if failure.is_some() && begun.effect != Some(Effect::EioButDone) {
-                self.forget(&mut state, op);
-            }
             // Whoever hears of a failure may not rely on anything that was done all the same.
             state.history.end(op, failure.is_none());
         }
         failure.map_or(Ok(()), Err)
-    }
-
-    /// A sync fails: what was cached is marked clean, or lost with the cache. Whoever reads on finds
-    /// some of it gone, unless the cache keeps what it marked clean; the next sync has nothing to do.
-    fn forget(&self, state: &mut State, sync: usize) {
-        let mut cursor = self.disk.cursor(&state.history);
-        while cursor.step().is_some() {}
-        let random = &mut state.random;
-        let loose = cursor.may_be_dropped(self.file).into_iter();
-        let dropped: Vec<_> = loose.filter(|_| random.one_in(2)).collect();
-        cursor.drop_writes(self.file, &dropped);
-        let keeps = self.disk.shared.options.cached && random.one_in(2);
-        if !keeps {
-            state.files[self.file] = cursor.live(self.file, self.disk.tearing());
-        }
-        state.history.ops[sync].dropped = dropped;
     }
 
     /// What a probe leaves: blocks of garbage, written durably.
@@ -208,7 +199,7 @@ impl File for DiskFile {
         if self.disk.shared.options.cached && state.history.has_dropped(self.file) {
             let mut cursor = self.disk.cursor(&state.history);
             while cursor.step().is_some() {}
-            let live = cursor.live(self.file, self.disk.tearing());
+            let live = cursor.live(self.file);
             state.files[self.file] = live;
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What was done, and when: each operation has a beginning and, unless the lights went out first, an
-/// end.
+/// end. Between the two, one that fails may make the device forget others.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     pub(crate) ops: Vec<Op>,
@@ -18,6 +18,8 @@ pub(crate) struct History {
 pub(crate) enum Event {
     Begin(usize),
     End(usize),
+    /// A flush that this operation carries fails, and the device forgets what it has not flushed.
+    Drop(usize),
 }
 
 #[derive(Clone, Debug)]
@@ -29,8 +31,10 @@ pub(crate) struct Op {
     pub(crate) is_honest: bool,
     /// Of a write that failed, how many of its bytes the disk took.
     pub(crate) taken: usize,
-    /// Of a sync that failed, which writes are forgotten by it.
+    /// Of a flush that failed, which operations are forgotten by it.
     pub(crate) dropped: Vec<usize>,
+    /// Whether it is one of those that were forgotten.
+    pub(crate) is_forgotten: bool,
 }
 
 /// An operation. Files go by number: their names change.
@@ -48,7 +52,9 @@ pub(crate) enum Kind {
 impl History {
     pub(crate) fn begin(&mut self, kind: Kind, is_honest: bool) -> usize {
         let taken = if let Kind::Write { data, .. } = &kind { data.len() } else { 0 };
-        self.ops.push(Op { kind, is_ok: false, is_honest, taken, dropped: Vec::new() });
+        let op =
+            Op { kind, is_ok: false, is_honest, taken, dropped: Vec::new(), is_forgotten: false };
+        self.ops.push(op);
         let op = self.ops.len() - 1;
         self.events.push(Event::Begin(op));
         op
@@ -59,10 +65,18 @@ impl History {
         self.events.push(Event::End(op));
     }
 
-    /// Whether a failed sync of `file` made the device forget something.
+    /// A flush that `op` carries fails, and the device forgets what was `dropped`.
+    pub(crate) fn drop(&mut self, op: usize, dropped: Vec<usize>) {
+        for forgotten in &dropped {
+            self.ops[*forgotten].is_forgotten = true;
+        }
+        self.ops[op].dropped = dropped;
+        self.events.push(Event::Drop(op));
+    }
+
+    /// Whether a failed flush made the device forget something of `file`.
     pub(crate) fn has_dropped(&self, file: usize) -> bool {
-        let is_sync = |kind: &Kind| matches!(kind, Kind::Sync { file: other } if *other == file);
-        self.ops.iter().any(|op| !op.dropped.is_empty() && is_sync(&op.kind))
+        self.ops.iter().any(|op| op.is_forgotten && op.kind.file() == Some(file))
     }
 
     /// One number for all of it: that of two equal histories is equal.
@@ -76,6 +90,16 @@ impl History {
             }
         }
         hasher.finish()
+    }
+}
+
+impl Kind {
+    /// The file whose bytes it changes.
+    pub(crate) fn file(&self) -> Option<usize> {
+        match self {
+            Self::Write { file, .. } | Self::SetLen { file, .. } => Some(*file),
+            _ => None,
+        }
     }
 }
 

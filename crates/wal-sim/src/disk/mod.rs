@@ -13,6 +13,7 @@ mod fault;
 mod file;
 mod history;
 mod image;
+mod loss;
 mod options;
 mod storage;
 
@@ -188,6 +189,9 @@ impl Disk {
             Event::End(op) => {
                 format!("{op} fails, {} bytes taken", state.history.ops[op].taken)
             }
+            Event::Drop(op) => {
+                format!("{op} cannot flush, forgotten: {:?}", state.history.ops[op].dropped)
+            }
         };
         state.history.events.iter().map(tell).collect()
     }
@@ -250,7 +254,7 @@ impl Disk {
 
     pub(crate) fn cursor<'h>(&self, history: &'h History) -> Cursor<'h> {
         let Origin { files, names } = &self.shared.origin;
-        Cursor::new(history, files, names)
+        Cursor::new(history, files, names, self.tearing())
     }
 
     /// The name that a file has now.
@@ -262,7 +266,7 @@ impl Disk {
 
     pub(crate) fn image_at(&self, cursor: &Cursor<'_>, choice: &Choice) -> Image {
         let exists = self.shared.state.lock().exists;
-        let files = cursor.image(choice, self.tearing());
+        let files = cursor.image(choice);
         Image { files, exists, options: self.options().clone() }
     }
 
@@ -283,7 +287,8 @@ impl Disk {
             return Err(io::Error::other("there is no power"));
         }
         let mut state = self.shared.state.lock();
-        let effect = state.faults.strike(verb, name);
+        let struck = state.faults.strike(verb, name);
+        let effect = struck.map(|struck| struck.effect);
         let op = kind(&mut state, effect).map(|kind| {
             let is_honest = effect != Some(Effect::Lie);
             state.history.begin(kind, is_honest)
@@ -303,11 +308,23 @@ impl Disk {
             let spread = u64::try_from(options.latency.spread.as_nanos()).unwrap_or(u64::MAX);
             time = options.latency.least + Duration::from_nanos(state.random.below(spread));
         }
-        drop(state);
         let time = match effect {
             Some(Effect::Hang) => None,
             Some(Effect::Late(more)) => Some(time + more),
             _ => Some(time),
+        };
+        let loses = op.filter(|_| self.loses(verb, effect));
+        let half = loses.map(|_| Duration::from_nanos(state.random.below(nanos(time) + 1)));
+        drop(state);
+        // Whoever is told of it may be told much later than the device forgets.
+        let time = if let (Some(op), Some(half)) = (loses, half) {
+            self.world.disk_takes(verb_name(verb), Some(half));
+            if !self.world.is_dark() {
+                self.forget(op, struck.is_some_and(|struck| struck.drops_cache));
+            }
+            time.map(|time| time.saturating_sub(half))
+        } else {
+            time
         };
         self.world.disk_takes(verb_name(verb), time);
         if self.world.is_dark() {
@@ -347,6 +364,10 @@ impl Disk {
     fn file_of(&self, file: usize, name: &str, access: Access) -> DiskFile {
         DiskFile { disk: self.clone(), file, name: name.to_owned(), access }
     }
+}
+
+fn nanos(time: Option<Duration>) -> u64 {
+    u64::try_from(time.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX - 1)
 }
 
 fn is_sync(state: &State, op: usize) -> bool {

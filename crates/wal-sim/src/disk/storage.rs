@@ -160,8 +160,8 @@ impl Host for Disk {
     }
 
     fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
-        let effect = self.shared.state.lock().faults.strike(Verb::Spawn, name);
-        match fault::error(effect) {
+        let struck = self.shared.state.lock().faults.strike(Verb::Spawn, name);
+        match fault::error(struck.map(|struck| struck.effect)) {
             Some(error) => Err(error),
             None => Host::spawn(&self.world, name, work),
         }

@@ -18,6 +18,9 @@ use wal::{
     io::{Host as _, Storage},
 };
 
+/// Of Linux, what says that something is short: room of a quota, memory, something else for a moment.
+const SHORTAGES: [i32; 3] = [122, 12, 11];
+
 /// What the closure of a record that is given up unwinds with.
 struct GivenUp;
 
@@ -42,7 +45,7 @@ pub(super) fn work<S: Storage + Clone>(life: &Life<Said>, storage: &S) {
     let openings = random.between(1, 3);
     let writers = life.writers().max(1);
     let steps = u64::from(life.steps()) / openings / u64::from(writers) + 1;
-    if random.one_in(3) {
+    if random.below(5) < 2 {
         plant_a_fault(life, &mut random);
     }
     for opening in 0..openings {
@@ -95,15 +98,30 @@ fn open<S: Storage + Clone>(life: &Life<Said>, storage: &S, options: &Options) -
     }
 }
 
-/// Has something fail at some time: once, a few times, or from then on.
+/// Has something fail at some time: once, a few times, or from then on. Half of the time it is a call that
+/// carries a flush, and the device may lose its cache then: with errors that latch, and with those that say
+/// that something is short for a while.
 fn plant_a_fault(life: &Life<Said>, random: &mut Random) {
     let effects = [Effect::Eio, Effect::Short, Effect::EioButDone, Effect::NoSpace];
-    let fault = Fault::new(random.choose(&effects));
-    let fault = match random.below(4) {
+    let short = SHORTAGES.map(Effect::Refuse);
+    let effect = match random.below(8) {
+        0 => random.choose(&short),
+        _ => random.choose(&effects),
+    };
+    let fault = Fault::new(effect);
+    let fault = match random.below(10) {
         0 => fault.on(Verb::Sync).after(random.below(40)),
-        1 | 2 => fault.on(Verb::WriteDurable).after(random.below(40)),
+        1..4 => fault.on(Verb::WriteDurable).after(random.below(40)),
+        // Of a new slot, or of a header: the preparer's, beside frames that are under way.
+        4 => fault.on(Verb::SyncDir).after(random.below(12)),
+        5..8 => {
+            let slot = format!("slot-{:06}", random.between(1, 5));
+            let verb = random.choose(&[Verb::Sync, Verb::WriteDurable]);
+            fault.on(verb).in_file(&slot).after(random.below(3))
+        }
         _ => fault.after(random.below(150)),
     };
+    let fault = if random.one_in(2) { fault.dropping_the_cache() } else { fault };
     life.disk().plant(fault.times(random.choose(&[1, 1, 3, u64::MAX])));
 }
 
