@@ -5,11 +5,13 @@
 |---|---|---|
 | a write, a length | its own end if it is durable, or the end of a sync that began after it had ended | whole |
 | | before | whole, absent, or torn by sectors, some of them garbage |
+| | before, and a flush has failed meanwhile | its effect on the length of the file, no more: the device has dropped its cache |
 | a name | the end of a sync of the directory that began after | there |
 | | before | names survive as a prefix of what was done to them |
 
 Every write and sync lets others run between its beginning and its end. Errors, lies, rot and full disks
-are for `wal-sim`; here at most one durable write fails, and stays one that may survive in any part.
+are for `wal-sim`; here at most one durable write fails, and stays one that may survive in any part, or one
+flush beside the frames.
 */
 
 mod storage;
@@ -60,6 +62,8 @@ struct State {
     /// Which durable write from now on fails.
     fails_in: Option<u64>,
     durable_writes: u64,
+    /// Which flush from now on that is no frame's fails, and the number of its error.
+    flush_fails_in: Option<(u64, i32)>,
 }
 
 /// Who has a [`Disk`] for writing.
@@ -81,6 +85,8 @@ struct Change {
     kind: Kind,
     has_ended: bool,
     is_durable: bool,
+    /// The device has dropped it with its cache. Whoever flushes it hears nothing of that.
+    is_lost: bool,
 }
 
 enum Kind {
@@ -114,7 +120,7 @@ impl Disk {
         let mut state = State { exists: image.exists, ..State::default() };
         for (name, bytes) in &image.files {
             let kind = Kind::Write { offset: 0, bytes: bytes.as_slice().into() };
-            let changes = vec![Change { kind, has_ended: true, is_durable: true }];
+            let changes = vec![Change { kind, has_ended: true, is_durable: true, is_lost: false }];
             state.name_changes.push(NameChange::Is(name.clone(), state.files.len()));
             state.names.insert(name.clone(), state.files.len());
             state.files.push(Content { live: bytes.clone(), changes });
@@ -128,6 +134,13 @@ impl Disk {
     /// Has the durable write after `writes` more fail, part of it done.
     pub fn fail_after(&self, writes: u64) {
         self.shared.state.lock().fails_in = Some(writes);
+    }
+
+    /// Has the flush after `flushes` more fail with the error of this number: of those that are no frame's,
+    /// the syncs of slots and of the directory, and a header's write. The device drops its cache, and
+    /// whoever asked is told some time later.
+    pub fn fail_a_flush(&self, flushes: u64, errno: i32) {
+        self.shared.state.lock().flush_fails_in = Some((flushes, errno));
     }
 
     /// How many durable writes were begun.
@@ -187,6 +200,17 @@ impl Disk {
         self.threads.pass(Duration::from_micros(50));
     }
 
+    /// A flush that is no frame's begins; if it is the one that fails, all of its time has passed when this
+    /// returns.
+    fn flush_beside(&self) -> io::Result<()> {
+        let Some(errno) = self.shared.state.lock().strikes_beside() else { return Ok(()) };
+        self.take_its_time();
+        self.about_to_change();
+        self.shared.state.lock().files.iter_mut().for_each(Content::drop_cache);
+        self.take_its_time();
+        Err(io::Error::from_raw_os_error(errno))
+    }
+
     fn about_to_change(&self) {
         let watcher = self.shared.watcher.lock().clone();
         if let Some(watcher) = watcher {
@@ -196,6 +220,17 @@ impl Disk {
 }
 
 impl Content {
+    /// The device drops what it has not flushed, and what it is just being given.
+    fn drop_cache(&mut self) {
+        self.changes.iter_mut().for_each(|change| change.is_lost |= !change.is_durable);
+        let mut random = Random::new(0);
+        let mut live = Vec::new();
+        for change in self.changes.iter().filter(|change| change.has_ended) {
+            change.apply(&mut live, Fate::Whole, &mut random);
+        }
+        self.live = live;
+    }
+
     fn after_crash(&self, mood: u64, random: &mut Random) -> Vec<u8> {
         let mut bytes = Vec::new();
         for change in &self.changes {
@@ -227,6 +262,9 @@ impl Change {
             Kind::Length(length) => content.resize(*length, 0),
             Kind::Write { offset, bytes } => {
                 content.resize(content.len().max(offset + bytes.len()), 0);
+                if self.is_lost {
+                    return;
+                }
                 for (number, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
                     let start = offset + number * SECTOR_BYTES;
                     let place = &mut content[start..start + sector.len()];
@@ -255,7 +293,12 @@ impl DiskFile {
             let mut state = self.disk.shared.state.lock();
             let fails = is_durable && state.strikes();
             let content = &mut state.files[self.file];
-            content.changes.push(Change { kind, has_ended: false, is_durable: false });
+            content.changes.push(Change {
+                kind,
+                has_ended: false,
+                is_durable: false,
+                is_lost: false,
+            });
             (content.changes.len() - 1, fails)
         };
         self.disk.take_its_time();
@@ -281,6 +324,13 @@ impl DiskFile {
 }
 
 impl State {
+    /// The error of the flush that begins now, if it fails.
+    fn strikes_beside(&mut self) -> Option<i32> {
+        let (left, errno) = self.flush_fails_in?;
+        self.flush_fails_in = left.checked_sub(1).map(|left| (left, errno));
+        (left == 0).then_some(errno)
+    }
+
     /// Whether the durable write that begins now fails.
     fn strikes(&mut self) -> bool {
         self.durable_writes += 1;
@@ -307,10 +357,15 @@ impl File for DiskFile {
     }
 
     fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        // A header's: it may be there all the same, and is not.
+        if offset == 0 {
+            self.disk.flush_beside()?;
+        }
         self.write(bytes, offset, true)
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.disk.flush_beside()?;
         let covered: Vec<usize> = {
             let state = self.disk.shared.state.lock();
             let changes = state.files[self.file].changes.iter().enumerate();

@@ -79,6 +79,7 @@ impl Storage for Disk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        self.flush_beside()?;
         let covered = self.shared.state.lock().name_changes.len();
         self.switch();
         self.about_to_change();

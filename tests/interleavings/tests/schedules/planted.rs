@@ -19,6 +19,8 @@ const PLANTED: &[(&str, &str)] = &[
     ("next-segment-too-early", "full_frames_across_segments"),
     ("failure-not-latched", "a_failing_write"),
     ("failed-sync-retried", "a_failing_write"),
+    ("preparer-no-neighbour", "a_failing_flush_of_the_preparer"),
+    ("shortage-counts-as-success", "a_failing_flush_of_the_preparer"),
     ("reader-past-the-mark", "a_follower"),
     ("batch-without-bonds", "timeouts_and_dropped_tickets"),
     ("released-before-the-checkpoint", "rotation_and_release"),

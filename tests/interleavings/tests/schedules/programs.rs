@@ -246,6 +246,34 @@ fn a_failing_write() {
     });
 }
 
+/// A flush of the preparer fails beside frames that are written, and the device drops its cache: with an
+/// error that latches, or for want of something. A frame's own flush finds nothing to do then, and answers
+/// `Ok`; nothing that was acknowledged is lost all the same.
+#[test]
+fn a_failing_flush_of_the_preparer() {
+    const EIO: i32 = 5;
+    const ENOSPC: i32 = 28;
+    explore("a failing flush of the preparer", Effort::each(500), || {
+        let (life, wal) = Life::begin(&Setting::new().segment_bytes(8 << 10));
+        let random = shuttle::rand::thread_rng().next_u64();
+        let errno = if random % 2 == 0 { EIO } else { ENOSPC };
+        life.disk().fail_a_flush(random / 2 % 6, errno);
+        let writer = move |life: &Life, wal: &Log| {
+            for _ in 0..6 {
+                let outcome = append(life, wal, 1500).and_then(|appended| life.wait(appended));
+                match outcome {
+                    Err(error) if error.kind() == ErrorKind::Latched && errno == EIO => return,
+                    Err(error) => assert!(error.kind() == ErrorKind::NoSpace && errno == ENOSPC),
+                    Ok(()) => {}
+                }
+            }
+        };
+        join([spawn(&life, &wal, writer), spawn(&life, &wal, writer)]);
+        drop(wal);
+        life.check();
+    });
+}
+
 /// A follower reads beside the writers: what it sees is durable, in order, and nothing is left out.
 #[test]
 fn a_follower() {
