@@ -67,6 +67,13 @@ fn a_failed_flush_latches() {
 }
 
 #[test]
+fn a_failed_flush_that_drops_the_cache_takes_nothing_acknowledged_along() {
+    for found in passes("ext4", "eio-flush-drops") {
+        assert!(found["latched"].as_u64() > Some(2), "{found}");
+    }
+}
+
+#[test]
 fn a_failed_write_ahead_latches() {
     for found in passes("ext4", "eio-ahead") {
         let runs = found.as_array().unwrap();

@@ -8,7 +8,7 @@ is written ahead, and a read is of a frame if the disk holds one there. So no ex
 up, and a file system that moves data is no harder than one that does not.
 */
 
-use super::fault::{Cache, FRAME_MAGIC, Fault, Step, Tally, Target, Times};
+use super::fault::{Cache, FRAME_MAGIC, Fault, SEGMENT_MAGIC, Step, Tally, Target, Times};
 use crate::{
     fuse::{self, Zeros},
     machine::die_with_parent,
@@ -57,8 +57,8 @@ struct State {
     bytes: Vec<u8>,
     /// Which blocks were ever written: those of a thin device that have room of their own.
     written: Vec<bool>,
-    /// Where frames were written since the last flush, and what was there.
-    unflushed: Vec<(usize, Vec<u8>)>,
+    /// What the log has written since the last flush.
+    unflushed: Vec<Unflushed>,
     write: Option<Times>,
     flush: Option<(Times, Cache)>,
     read: Option<Target>,
@@ -66,7 +66,25 @@ struct State {
     zeros: Option<Step>,
     /// Zeros were written ahead that no flush has met.
     has_zeros: bool,
+    /// How many more flushes of what is written ahead pass before one drops everything.
+    drop: Option<u64>,
     tally: Tally,
+}
+
+/// A write that no flush has met yet.
+#[derive(Debug)]
+struct Unflushed {
+    what: What,
+    start: usize,
+    /// What was there.
+    before: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Frame,
+    /// Zeros for a slot, or a segment's header.
+    Ahead,
 }
 
 impl State {
@@ -81,6 +99,7 @@ impl State {
             room: None,
             zeros: None,
             has_zeros: false,
+            drop: None,
             tally: Tally::default(),
         }
     }
@@ -89,13 +108,14 @@ impl State {
         match fault {
             Fault::Heal => {
                 (self.write, self.flush, self.read, self.room) = (None, None, None, None);
-                (self.zeros, self.has_zeros) = (None, false);
+                (self.zeros, self.has_zeros, self.drop) = (None, false, None);
             }
             Fault::Write(times) => self.write = Some(times),
             Fault::Flush(times, cache) => self.flush = Some((times, cache)),
             Fault::Read(target) => self.read = Some(target),
             Fault::Room(blocks) => self.room = Some(blocks),
             Fault::Zeros(step) => self.zeros = Some(step),
+            Fault::Drop(flushes) => self.drop = Some(flushes),
         }
     }
 
@@ -137,8 +157,11 @@ impl State {
         }
         self.has_zeros |= is_ahead && self.zeros == Some(Step::Sync);
         self.take_room(&range)?;
-        if is_frame {
-            self.unflushed.push((range.start, self.bytes[range.clone()].to_vec()));
+        let is_header = data.chunks(BLOCK_BYTES).any(|block| block.starts_with(SEGMENT_MAGIC));
+        if is_frame || is_ahead || is_header {
+            let what = if is_frame { What::Frame } else { What::Ahead };
+            let before = self.bytes[range.clone()].to_vec();
+            self.unflushed.push(Unflushed { what, start: range.start, before });
         }
         self.bytes[range].copy_from_slice(data);
         Ok(())
@@ -183,6 +206,15 @@ impl State {
             self.tally.flushes += 1;
             return Err(Errno::EIO);
         }
+        let is_ahead = self.unflushed.iter().any(|unflushed| unflushed.what == What::Ahead);
+        if let Some(left) = self.drop.filter(|_| is_ahead) {
+            self.drop = left.checked_sub(1);
+            if left == 0 {
+                self.tally.flushes += 1;
+                self.take_back(|_| true);
+                return Err(Errno::EIO);
+            }
+        }
         let Some((times, cache)) = self.flush else {
             self.unflushed.clear();
             return Ok(());
@@ -191,14 +223,20 @@ impl State {
             self.flush = None;
         }
         self.tally.flushes += 1;
-        let unflushed = std::mem::take(&mut self.unflushed);
-        if cache == Cache::Lost {
-            // The latest first, so that what was there at first comes back.
-            for (start, before) in unflushed.into_iter().rev() {
+        self.take_back(|what| cache == Cache::Lost && what == What::Frame);
+        Err(Errno::EIO)
+    }
+
+    /// What is not flushed is forgotten, and what was there before comes back in its place.
+    fn take_back(&mut self, is_meant: impl Fn(What) -> bool) {
+        // The latest first, so that what was there at first comes back.
+        for Unflushed { what, start, before } in
+            std::mem::take(&mut self.unflushed).into_iter().rev()
+        {
+            if is_meant(what) {
                 self.bytes[start..start + before.len()].copy_from_slice(&before);
             }
         }
-        Err(Errno::EIO)
     }
 }
 
@@ -266,6 +304,27 @@ mod tests {
         assert_eq!(state.bytes[4096..8192], [0; BLOCK_BYTES]);
         assert_eq!(state.bytes[8192..12288], [9; BLOCK_BYTES]);
         assert!(state.flush().is_ok());
+    }
+
+    #[test]
+    fn a_flush_that_drops_takes_all_of_the_log_along() {
+        let mut state = State::new(4 * BLOCK_BYTES);
+        let mut header = [5; BLOCK_BYTES];
+        header[..8].copy_from_slice(SEGMENT_MAGIC);
+        state.obey(Fault::Drop(1));
+        state.write(0, &header).unwrap();
+        assert!(state.flush().is_ok());
+        state.write(4096, &frame(1)).unwrap();
+        assert!(state.flush().is_ok(), "nothing was written ahead");
+        state.write(4096, &frame(2)).unwrap();
+        state.write(8192, &header).unwrap();
+        state.write(12288, &[9; BLOCK_BYTES]).unwrap();
+        assert!(state.flush().is_err());
+        assert_eq!(state.bytes[4096..8192], frame(1));
+        assert_eq!(state.bytes[8192..12288], [0; BLOCK_BYTES]);
+        assert_eq!(state.bytes[12288..], [9; BLOCK_BYTES], "the file system's own");
+        assert!(state.flush().is_ok());
+        assert_eq!(state.tally.flushes, 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{fmt, io, ops::Range, str::FromStr};
 
 /// What the format gives a frame, a segment header and an identity to begin with.
 pub(super) const FRAME_MAGIC: &[u8] = b"walF";
-const SEGMENT_MAGIC: &[u8] = b"walSegmt";
+pub(super) const SEGMENT_MAGIC: &[u8] = b"walSegmt";
 const IDENTITY_MAGIC: &[u8] = b"walIdent";
 
 /// Where a frame has its Lsn, and a segment header its sequence.
@@ -26,6 +26,10 @@ pub(super) enum Fault {
     Room(u64),
     /// What a log writes ahead of itself answers EIO.
     Zeros(Step),
+    /// Of the flushes that have something to flush that a log writes ahead of itself, zeros or a segment's
+    /// header, this many pass, and the next one answers EIO, once. Everything of the log that was written
+    /// since the flush before is gone.
+    Drop(u64),
 }
 
 /// Of writing zeros ahead.
@@ -119,6 +123,7 @@ impl fmt::Display for Fault {
             Self::Read(target) => write!(f, "read {target}"),
             Self::Room(blocks) => write!(f, "room {blocks}"),
             Self::Zeros(step) => write!(f, "zeros {step}"),
+            Self::Drop(flushes) => write!(f, "drop {flushes}"),
         }
     }
 }
@@ -149,6 +154,7 @@ impl FromStr for Fault {
             ["read", "segment", sequence] => Self::Read(Target::Segment(number(sequence)?)),
             ["read", "identity"] => Self::Read(Target::Identity),
             ["room", blocks] => Self::Room(number(blocks)?),
+            ["drop", flushes] => Self::Drop(number(flushes)?),
             ["zeros", "write"] => Self::Zeros(Step::Write),
             ["zeros", "sync"] => Self::Zeros(Step::Sync),
             _ => return Err(()),
@@ -209,6 +215,7 @@ mod tests {
             Fault::Room(9),
             Fault::Zeros(Step::Write),
             Fault::Zeros(Step::Sync),
+            Fault::Drop(2),
         ];
         for fault in faults {
             assert_eq!(fault.to_string().parse(), Ok(fault));

@@ -10,6 +10,7 @@ What it does not see: a disk that answers wrong bytes, and one that never answer
 */
 
 mod disk;
+mod drops;
 mod eio;
 mod fault;
 mod kill;
@@ -67,6 +68,9 @@ pub(crate) struct Arguments {
     /// How often `kill-at-sync` kills on each file system, by each method
     #[arg(long, value_name = "N", default_value_t = 60)]
     kills: u64,
+    /// How often `eio-flush-drops` fails a flush on each file system, by each method
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    drops: u64,
     /// Answer with a JSON object for each case
     #[arg(long)]
     json: bool,
@@ -96,6 +100,7 @@ const DSYNC: &[Method] = &[Method::Dsync];
 const CASES: &[Case] = &[
     Case { name: "eio-write-range", run: eio::write, file_systems: ALL, methods: BOTH },
     Case { name: "eio-flush", run: eio::flush, file_systems: ALL, methods: BOTH },
+    Case { name: "eio-flush-drops", run: drops::flush, file_systems: IN_PLACE, methods: BOTH },
     Case { name: "eio-ahead", run: eio::ahead, file_systems: ALL, methods: BOTH },
     Case { name: "eio-read", run: reading::tail, file_systems: ALL, methods: DSYNC },
     Case { name: "eio-read-header", run: reading::header, file_systems: ALL, methods: DSYNC },
@@ -127,6 +132,7 @@ struct Scene<'a> {
     method: Method,
     seed: u64,
     kills: u64,
+    drops: u64,
     early: bool,
 }
 
@@ -258,6 +264,7 @@ impl Runner<'_> {
             method,
             seed: mix(&[self.seed]) % 1_000_000_000,
             kills: self.arguments.kills,
+            drops: self.arguments.drops,
             early: self.arguments.early,
         };
         let start = Instant::now();

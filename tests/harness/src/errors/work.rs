@@ -173,6 +173,17 @@ impl Work {
         after: u64,
         trouble: impl FnOnce() -> io::Result<()> + Send,
     ) -> io::Result<Vec<Ended>> {
+        self.together_of(AHEAD.len(), wal, after, trouble)
+    }
+
+    /// The same with fewer threads.
+    pub(super) fn together_of(
+        &self,
+        writers: usize,
+        wal: &Wal<Directory>,
+        after: u64,
+        trouble: impl FnOnce() -> io::Result<()> + Send,
+    ) -> io::Result<Vec<Ended>> {
         let trouble = Mutex::new(Some(trouble));
         let writer = |ahead: usize| -> io::Result<Ended> {
             loop {
@@ -188,8 +199,11 @@ impl Work {
         };
         thread::scope(|scope| {
             let writer = &writer;
-            let writers: Vec<_> =
-                AHEAD.into_iter().map(|ahead| scope.spawn(move || writer(ahead))).collect();
+            let writers: Vec<_> = AHEAD
+                .into_iter()
+                .take(writers)
+                .map(|ahead| scope.spawn(move || writer(ahead)))
+                .collect();
             writers
                 .into_iter()
                 .map(|writer| {
