@@ -85,9 +85,9 @@ fn a_log_that_was_dropped_is_opened_at_once() {
     for round in 0..200 {
         let wal = open(&options, Directory::new(dir.path()));
         let wal = wal.unwrap_or_else(|error| panic!("round {round}: {error}"));
-        let last = (0..4 + round % 9).map(|_| wal.append(&[7; 9000]).unwrap()).last().unwrap();
-        drop(wal.checkpoint(last.lsn(), b"").unwrap());
-        drop((last, wal));
+        let tickets: Vec<_> = (0..4 + round % 9).map(|_| wal.append(&[7; 9000]).unwrap()).collect();
+        drop(wal.checkpoint(tickets[tickets.len() - 1].lsn(), b"").unwrap());
+        drop((tickets, wal));
     }
 }
 
