@@ -233,7 +233,7 @@ impl<S: Storage> Engine<S> {
     fn arm_room(&self, core: &mut Core<S>) {
         if !core.room.has_task_asleep() {
             core.room.next_task_at = None;
-        } else if core.room.next_task_at.is_none() && !planted!("woken-task-trusted") {
+        } else if core.room.next_task_at.is_none() {
             let due = self.storage.now().saturating_add(self.patience());
             core.room.next_task_at = Some(due);
             self.have_looked_by(core, due);

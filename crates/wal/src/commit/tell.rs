@@ -43,9 +43,6 @@ impl<S: Storage> Engine<S> {
 
     /// When a committer has to look, if nobody wakes it before.
     fn next_due(&self, core: &Core<S>) -> Option<Duration> {
-        if planted!("sleeping-committer-trusted") && core.committers.idle() > 0 {
-            return None;
-        }
         let after = |is_due: bool, time| is_due.then(|| self.storage.now().saturating_add(time));
         let written = after(core.unwritten < core.next, self.settings.linger);
         let confirmed = after(core.unconfirmed, self.settings.confirm_after);
