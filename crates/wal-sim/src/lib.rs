@@ -163,8 +163,8 @@ println!("{failure}"); // ends with the line to set WAL_SIM_REPLAY to
 
 * A file system whose own structures are damaged, or that becomes read-only.
 * Names and sizes that a failed flush took along for good: a file system has them in memory, and one whose
-  journal cannot be flushed becomes read-only. They stay pending, and what a sync under way was to settle of
-  them may stay so.
+  journal cannot be flushed becomes read-only. They stay pending, also names that a sync of the directory which
+  is under way was to settle; a sync of a file settles its size, though the bytes are gone.
 * A crash of the process alone that leaves another picture than the cache has: a program that reads back
   unsynced bytes and then promises them is found only by way of a later power cut.
 * Two writes to the same sectors at once: they take effect in the order in which they began.

@@ -239,7 +239,7 @@ impl<'h> Cursor<'h> {
             file.fold(history, tearing);
         }
         for covered in self.syncs.values_mut() {
-            covered.retain(|op| !dropped.contains(op));
+            covered.retain(|op| history.ops[*op].kind.file().is_some() || !dropped.contains(op));
         }
     }
 
