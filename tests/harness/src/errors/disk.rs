@@ -20,11 +20,16 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
 };
 
 pub(super) const CONTROL_NAME: &str = "ctl";
 
 const THREADS: usize = 2;
+
+/// What a flush takes that fails and drops the cache.
+const FLUSH_TIME: Duration = Duration::from_millis(2);
 
 /// Frames and headers stand at multiples of it, on the disk as in their file.
 const BLOCK_BYTES: usize = 4096;
@@ -206,15 +211,6 @@ impl State {
             self.tally.flushes += 1;
             return Err(Errno::EIO);
         }
-        let is_ahead = self.unflushed.iter().any(|unflushed| unflushed.what == What::Ahead);
-        if let Some(left) = self.drop.filter(|_| is_ahead) {
-            self.drop = left.checked_sub(1);
-            if left == 0 {
-                self.tally.flushes += 1;
-                self.take_back(|_| true);
-                return Err(Errno::EIO);
-            }
-        }
         let Some((times, cache)) = self.flush else {
             self.unflushed.clear();
             return Ok(());
@@ -225,6 +221,19 @@ impl State {
         self.tally.flushes += 1;
         self.take_back(|what| cache == Cache::Lost && what == What::Frame);
         Err(Errno::EIO)
+    }
+
+    /// Whether the flush that begins now fails and drops the cache.
+    fn drops_now(&mut self) -> bool {
+        let is_ahead = self.unflushed.iter().any(|unflushed| unflushed.what == What::Ahead);
+        let Some(left) = self.drop.filter(|_| is_ahead) else { return false };
+        self.drop = left.checked_sub(1);
+        left == 0
+    }
+
+    fn drop_cache(&mut self) {
+        self.tally.flushes += 1;
+        self.take_back(|_| true);
     }
 
     /// What is not flushed is forgotten, and what was there before comes back in its place.
@@ -266,6 +275,12 @@ impl fuse::Disk for Disk {
     }
 
     fn flush(&self) -> Result<(), Errno> {
+        if self.state().drops_now() {
+            // Others go on writing meanwhile, and flush behind this one.
+            thread::sleep(FLUSH_TIME);
+            self.state().drop_cache();
+            return Err(Errno::EIO);
+        }
         self.state().flush()
     }
 
@@ -313,17 +328,18 @@ mod tests {
         header[..8].copy_from_slice(SEGMENT_MAGIC);
         state.obey(Fault::Drop(1));
         state.write(0, &header).unwrap();
-        assert!(state.flush().is_ok());
+        assert!(!state.drops_now() && state.flush().is_ok());
         state.write(4096, &frame(1)).unwrap();
-        assert!(state.flush().is_ok(), "nothing was written ahead");
+        assert!(!state.drops_now() && state.flush().is_ok(), "nothing was written ahead");
         state.write(4096, &frame(2)).unwrap();
         state.write(8192, &header).unwrap();
         state.write(12288, &[9; BLOCK_BYTES]).unwrap();
-        assert!(state.flush().is_err());
+        assert!(state.drops_now());
+        state.drop_cache();
         assert_eq!(state.bytes[4096..8192], frame(1));
         assert_eq!(state.bytes[8192..12288], [0; BLOCK_BYTES]);
         assert_eq!(state.bytes[12288..], [9; BLOCK_BYTES], "the file system's own");
-        assert!(state.flush().is_ok());
+        assert!(!state.drops_now() && state.flush().is_ok());
         assert_eq!(state.tally.flushes, 1);
     }
 
