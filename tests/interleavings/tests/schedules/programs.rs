@@ -256,7 +256,7 @@ fn a_failing_flush_of_the_preparer() {
     explore("a failing flush of the preparer", Effort::each(500), || {
         let (life, wal) = Life::begin(&Setting::new().segment_bytes(8 << 10));
         let random = shuttle::rand::thread_rng().next_u64();
-        let errno = if random % 2 == 0 { EIO } else { ENOSPC };
+        let errno = if random.is_multiple_of(2) { EIO } else { ENOSPC };
         life.disk().fail_a_flush(random / 2 % 6, errno);
         let writer = move |life: &Life, wal: &Log| {
             for _ in 0..6 {
