@@ -1,12 +1,13 @@
 //! One commit: seal, write, acknowledge in order, hand on.
 
 use super::{
-    Engine, STATE_LATCHED, Teller,
+    Engine, STATE_LATCHED,
     flushes::Flusher,
     locked::Locked,
     reserve::{advance, to_u64},
     room::Own,
     state::{Core, Hook, Stage, Told},
+    stop::Teller,
 };
 use crate::{
     Error, Lsn,

@@ -2,7 +2,7 @@
 
 use super::{
     CLOSE_BEGUN, CLOSE_NOT_ASKED, CLOSE_OVER, Engine, OPENED, STATE_CLOSED, STATE_CLOSING,
-    STATE_LATCHED, STATE_RUNNING, Teller, committer::Empty,
+    STATE_LATCHED, STATE_RUNNING, committer::Empty, stop::Teller,
 };
 use crate::{
     Error, ErrorKind, Lsn, Result,

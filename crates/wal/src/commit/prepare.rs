@@ -1,7 +1,8 @@
 //! The preparer: makes the next segment before it is needed, and gives back slots nobody needs.
 
 use super::{
-    Engine, STATE_LATCHED, Teller, flushes::Flusher, locked::Locked, reserve::to_u64, state::Core,
+    Engine, STATE_LATCHED, flushes::Flusher, locked::Locked, reserve::to_u64, state::Core,
+    stop::Teller,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -173,7 +174,13 @@ impl<S: Storage> Engine<S> {
         slot: &Slot<S::File>,
         call: impl FnOnce() -> io::Result<T>,
     ) -> Result<T> {
-        let flush = self.lock().flushes.enter(Flusher::Beside);
+        let mut core = self.lock();
+        if self.state.load(Ordering::SeqCst) >= STATE_LATCHED {
+            // Nothing more is asked of a device that has failed.
+            return Err(self.failure(&core));
+        }
+        let flush = core.flushes.enter(Flusher::Beside);
+        drop(core);
         let outcome = call().map_err(|error| self.slot_error(what, slot, error));
         let mut core = self.lock();
         match &outcome {
