@@ -256,10 +256,10 @@ impl<S: Storage> Engine<S> {
             self.flush_beside("syncing the directory", &slot, || self.storage.sync_dir())
         });
         if let Err(error) = made {
-            // What was taken is given back: a full disk is somebody else's problem too. If that
-            // fails as well, or is undone by a crash, the slot is found free by the next open. After a
-            // failure nothing is touched any more.
-            if is_shortage(&error) {
+            // What was taken is given back: a full disk is somebody else's problem too, and a log that was
+            // closed meanwhile leaves nothing half made. If that fails as well, or is undone by a crash, the
+            // slot is found free by the next open. After a failure nothing is touched any more.
+            if is_shortage(&error) || error.kind() == ErrorKind::Closed {
                 drop(self.storage.remove(&name));
             }
             return Err(error.into());
