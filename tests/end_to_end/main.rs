@@ -33,6 +33,7 @@ mod corpus;
 mod craft;
 mod damage;
 mod end_of_log;
+mod ended;
 mod golden;
 mod input;
 mod panics;

@@ -485,21 +485,3 @@ fn a_slot_that_could_not_be_filled_is_not_forgotten() {
     wal.append(&[1; 3000]).unwrap().wait().unwrap();
     assert_eq!(slots(&disk).len(), 3, "{:?}", slots(&disk));
 }
-
-/// A log ended while its next slot was being made: what was left was shorter than a segment, and stayed until an open
-/// came upon it.
-#[test]
-fn a_log_that_ends_leaves_no_slot_half_made() {
-    let disk = Faulty::in_memory();
-    let wal = open(&small(), disk.clone()).unwrap();
-    eventually("the first successor is prepared", || wal.stats().segments_recycled == 1);
-    let gate = disk.control().gate(On::every(Verb::WriteZeroes));
-    let tickets: Vec<_> = (0..17).map(|_| wal.append(&[1; 4000]).unwrap()).collect();
-    wal.flush().unwrap();
-    gate.wait_for(1);
-    assert_eq!(slots(&disk).len(), 3, "one of them empty");
-    drop((tickets, wal));
-    gate.open();
-    eventually("the lock is given back", || disk.lock().is_ok());
-    assert_eq!(slots(&disk).len(), 2, "{:?}", slots(&disk));
-}

@@ -3,7 +3,7 @@
 use crate::script::{Script, options};
 use std::{sync::Arc, time::Duration};
 use wal::{
-    Error, ErrorKind, Options, Wal,
+    Error, ErrorKind, Lsn, Options, Wal,
     io::{DurableMethod, Host as _},
 };
 use wal_sim::{
@@ -208,5 +208,95 @@ fn nothing_that_begins_after_the_error_is_acknowledged() {
             });
             assert_eq!(later.unwrap(), 0, "seed {seed}: acknowledged after an error");
         }
+    }
+}
+
+/// Appends until the preparer syncs a slot of zeros, which is to fail as `fault` says; then one record more, whose
+/// frame is being written for a while, so that the device may forget it before it is flushed.
+fn append_under(disk: &Disk, wal: &Wal<Disk>, fault: Fault) -> Lsn {
+    disk.plant(fault.on(Verb::Sync).in_file("slot-000002"));
+    while disk.faults_struck() == 0 {
+        let ticket = wal.append(&[1; 300]).unwrap();
+        while !ticket.is_durable() && disk.faults_struck() == 0 {
+            disk.sleep(Duration::from_micros(10));
+        }
+        // The preparer takes its time, and there is room left when it syncs.
+        let pause = disk.now() + Duration::from_millis(50);
+        while disk.now() < pause && disk.faults_struck() == 0 {
+            disk.sleep(Duration::from_micros(100));
+        }
+    }
+    disk.plant(Fault::new(Effect::Late(Duration::from_millis(20))).on(Verb::WriteDurable));
+    let ticket = wal.append(b"beside it").unwrap();
+    let lsn = ticket.lsn();
+    ticket.on_durable(drop);
+    lsn
+}
+
+/// Waits for nothing.
+fn vouching() -> Options {
+    options().linger(Duration::ZERO).confirm_after(Duration::ZERO)
+}
+
+/// How an open of a crash state ends.
+fn open_after(disk: &Disk, seed: u64) -> Result<Recovered, Error> {
+    let later = Disk::of_image(&World::new(seed), &disk.crash(&mut Random::new(seed)));
+    let recovered = later.world().run(|| {
+        let mut replay = options().open_in(later.clone())?;
+        Recovered::read(&mut replay)
+    });
+    recovered.unwrap()
+}
+
+/// A frame was written under the preparer's failing sync; its own flush answered `Ok`, and the device had dropped
+/// it. The log was closed, the frame of the close was durable, and then the power failed before the sync had said
+/// that it failed: the next open found a close behind a hole, and called it damage.
+#[test]
+fn a_close_waits_until_all_before_it_is_acknowledged() {
+    for seed in 0..200 {
+        let world = World::new(seed);
+        let disk = Disk::new(&world, &DiskOptions::new());
+        let failing = Fault::new(Effect::Eio).dropping_the_cache();
+        let found = world.run(|| {
+            let wal = Arc::new(Script::open(&disk, &vouching()).unwrap().wal);
+            append_under(&disk, &wal, failing.taking(Duration::from_millis(60)));
+            let closer = Arc::clone(&wal);
+            let _closer = world.spawn("closer", move || drop(closer.close()));
+            world.sleep(Duration::from_millis(45));
+            open_after(&disk, seed)
+        });
+        let told = disk.story().join("\n");
+        if let Err(error) = found.unwrap() {
+            panic!("seed {seed}: {error}\n{told}");
+        }
+    }
+}
+
+/// A frame was written under the preparer's sync, and held by it. The log was idle and confirmed its last frame,
+/// with a header that could not vouch for one that was not acknowledged yet; and then it did not confirm it again.
+#[test]
+fn a_confirmation_waits_until_all_before_it_is_acknowledged() {
+    for seed in 0..50 {
+        let world = World::new(seed);
+        let disk = Disk::new(&world, &DiskOptions::new());
+        let late = Fault::new(Effect::Late(Duration::from_millis(60)));
+        let lsn = world.run(|| {
+            let wal = Script::open(&disk, &vouching()).unwrap().wal;
+            let lsn = append_under(&disk, &wal, late);
+            world.sleep(Duration::from_millis(200));
+            lsn
+        });
+        let lsn = lsn.unwrap();
+        let told = disk.story().join("\n");
+        let mut image = disk.image();
+        let name = format!("slot-{:06}", lsn.get() / 8192);
+        assert!(image.flip(&name, usize::try_from(lsn.get() % 8192).unwrap(), 1));
+        let rotten = Disk::of_image(&World::new(seed), &image);
+        let found = rotten.world().run(|| {
+            let mut replay = options().open_in(rotten.clone())?;
+            Recovered::read(&mut replay)
+        });
+        let error = found.unwrap().expect_err(&format!("seed {seed}: no damage\n{told}"));
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "seed {seed}: {error}\n{told}");
     }
 }

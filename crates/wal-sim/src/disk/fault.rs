@@ -48,7 +48,7 @@ pub enum Effect {
     Lost,
     /// A write that answers `Ok` and goes so many bytes further on.
     Misdirected(u64),
-    /// Takes so much longer.
+    /// Takes so much longer, and does what it should. With another effect: [`Fault::taking`].
     Late(Duration),
     /// Does not return before [`Disk::heal`](super::Disk::heal).
     Hang,
@@ -73,12 +73,14 @@ pub struct Fault {
     skip: u64,
     times: u64,
     drops_cache: bool,
+    late: Duration,
 }
 
 impl Fault {
     /// The next call that can have this `effect` has it, once.
     pub fn new(effect: Effect) -> Self {
-        Self { effect, verb: None, file: None, skip: 0, times: 1, drops_cache: false }
+        let (skip, times, drops_cache, late) = (0, 1, false, Duration::ZERO);
+        Self { effect, verb: None, file: None, skip, times, drops_cache, late }
     }
 
     /// Only calls of `verb`.
@@ -110,6 +112,11 @@ impl Fault {
     /// file, and what it was just being given. Default: the seed says whether it does, and how much of it.
     pub fn dropping_the_cache(self) -> Self {
         Self { drops_cache: true, ..self }
+    }
+
+    /// The call takes so much longer, whatever it does: others begin and end beside it.
+    pub fn taking(self, late: Duration) -> Self {
+        Self { late, ..self }
     }
 
     fn means(&self, verb: Verb, file: &str) -> bool {
@@ -144,7 +151,11 @@ impl Fault {
             return None;
         }
         self.times = self.times.checked_sub(1)?;
-        Some(Struck { effect: self.effect, drops_cache: self.drops_cache })
+        let late = match self.effect {
+            Effect::Late(late) => late,
+            _ => self.late,
+        };
+        Some(Struck { effect: self.effect, drops_cache: self.drops_cache, late })
     }
 }
 
@@ -153,6 +164,7 @@ impl Fault {
 pub(super) struct Struck {
     pub(super) effect: Effect,
     pub(super) drops_cache: bool,
+    pub(super) late: Duration,
 }
 
 /// The faults of a disk, and how often what was called.

@@ -310,8 +310,7 @@ impl Disk {
         }
         let time = match effect {
             Some(Effect::Hang) => None,
-            Some(Effect::Late(more)) => Some(time + more),
-            _ => Some(time),
+            _ => Some(time + struck.map_or(Duration::ZERO, |struck| struck.late)),
         };
         let loses = op.filter(|_| self.loses(verb, effect));
         let half = loses.map(|_| Duration::from_nanos(state.random.below(nanos(time) + 1)));

@@ -122,6 +122,9 @@ fn plant_a_fault(life: &Life<Said>, random: &mut Random) {
         _ => fault.after(random.below(150)),
     };
     let fault = if random.one_in(2) { fault.dropping_the_cache() } else { fault };
+    // The device may have failed long before it says so, and others write and flush meanwhile.
+    let late = Duration::from_millis(random.choose(&[0, 0, 1, 20]));
+    let fault = fault.taking(late);
     life.disk().plant(fault.times(random.choose(&[1, 1, 3, u64::MAX])));
 }
 

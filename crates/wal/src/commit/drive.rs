@@ -77,7 +77,8 @@ impl<S: Storage> Engine<S> {
         let begins_segment = meta.segment.as_ref()?.sequence != core.writing_segment
             && !planted!("next-segment-too-early");
         let vouches = match meta.purpose {
-            Purpose::Confirmation | Purpose::Close => true,
+            Purpose::Confirmation => !planted!("confirmed-while-held"),
+            Purpose::Close => !planted!("closed-while-held"),
             Purpose::Records | Purpose::Opening => false,
         };
         let is_alone = core.first == front;

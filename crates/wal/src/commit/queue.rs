@@ -63,7 +63,7 @@ impl Waiter {
 
     /// Whether it is sure to come for its room.
     fn has_claim(&self) -> bool {
-        self.is_thread() || !self.is_woken
+        self.is_thread() || !self.is_woken || planted!("woken-task-trusted")
     }
 
     fn wake(&mut self) -> Option<Woken> {
@@ -163,12 +163,14 @@ impl RoomQueue {
 
     /// Whether whoever stands at `place`, or arrives, may take room before those who wait.
     pub(super) fn may_pass(&self, place: Option<u64>) -> bool {
-        self.claimant_before(place).is_none_or(|waiter| waiter.passes < PASSES_MAX)
+        let may_be_passed = |waiter: &Waiter| waiter.passes < PASSES_MAX;
+        planted!("no-bound-on-passing") || self.claimant_before(place).is_none_or(may_be_passed)
     }
 
     /// Whether a thread is on its way for the memory that whoever stands at `place`, or arrives, needs.
     pub(super) fn is_thread_coming_before(&self, place: Option<u64>) -> bool {
-        self.before(place).any(|waiter| waiter.is_thread() && waiter.is_woken)
+        let is_sure = |waiter: &Waiter| waiter.is_thread() || planted!("woken-task-trusted");
+        self.before(place).any(|waiter| is_sure(waiter) && waiter.is_woken)
     }
 
     /// Room was taken from `place`, or by a newcomer. Answers whether somebody was passed.

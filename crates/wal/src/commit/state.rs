@@ -99,7 +99,8 @@ impl Committers {
 
     /// Whether one of those that sleep looks by itself at `due`, or before.
     pub(super) fn looks_by(&self, due: Duration) -> bool {
-        self.asleep.iter().any(|asleep| asleep.wakes_at.is_some_and(|at| at <= due))
+        let looks = |asleep: &Asleep| asleep.wakes_at.is_some_and(|at| at <= due);
+        self.asleep.iter().any(|asleep| looks(asleep) || planted!("sleeping-committer-trusted"))
     }
 
     /// One goes to sleep, until `wakes_at` at the latest. Answers what [`Committers::woke`] wants.

@@ -90,6 +90,7 @@ impl<S: Storage> Engine<S> {
                 }
             }
         }
+        let seen = if planted!("word-read-behind-the-yields") { slot.word.read() } else { seen };
         self.storage.wait(&slot.word, seen, timeout);
     }
 

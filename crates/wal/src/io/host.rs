@@ -50,12 +50,12 @@ pub(super) fn wait(word: &Word, seen: u32, timeout: Option<Duration>) {
     let _ = futex::wait(word.futex(), futex::Flags::PRIVATE, seen, timeout.as_ref());
 }
 
-/// How many processors this process may run on, as it was when first asked; 0 where the system
+/// How many processors this process may run on, as it was when first asked; 1 where the system
 /// does not say.
 pub(super) fn processors() -> u32 {
     static COUNT: LazyLock<u32> = LazyLock::new(|| {
         thread::available_parallelism()
-            .map_or(0, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
+            .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
     });
     *COUNT
 }

@@ -65,7 +65,8 @@ pub trait Host: Send + Sync + 'static {
     /// Wakes those who sleep on `word`.
     fn wake(&self, word: &Word, who: Wake);
 
-    /// How many processors there are for the log's threads; 0 where it is not known.
+    /// How many processors there are for the log's threads: from how many waiters on each yields before it
+    /// sleeps. Of none every waiter yields, which is for a simulator.
     fn processors(&self) -> u32;
 }
 
