@@ -71,6 +71,26 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "commit::tests::a_frame_waits_for_the_writes_that_were_under_way_when_it_was_done",
         "a failed flush takes along what an earlier write answered Ok for",
     ),
+    simulated(
+        "preparer-no-neighbour",
+        "neighbours::a_failed_sync_of_the_preparer_takes_no_acknowledged_record_along",
+        "a failed flush of the preparer takes along what a frame answered Ok for",
+    ),
+    simulated(
+        "shortage-counts-as-success",
+        "neighbours::a_shortage_of_the_preparer_takes_no_acknowledged_record_along",
+        "a flush that was refused for want of room is believed to have flushed",
+    ),
+    simulated(
+        "confirmed-while-held",
+        "neighbours::a_confirmation_waits_until_all_before_it_is_acknowledged",
+        "an idle log vouches once, while it may not vouch for the last frame",
+    ),
+    simulated(
+        "closed-while-held",
+        "neighbours::a_close_waits_until_all_before_it_is_acknowledged",
+        "a close is durable behind a frame that is not",
+    ),
     end_to_end(
         "next-segment-too-early",
         "commit::no_frame_is_written_before_the_segment_before_is_durable",
@@ -85,6 +105,26 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "room-not-offered",
         "async_use::a_task_without_room_waits_and_goes_on",
         "buffers come back and nobody is told",
+    ),
+    end_to_end(
+        "woken-task-trusted",
+        "waiting::a_checkpoint_waits_behind_no_future",
+        "all wait behind a future that was woken and is never polled",
+    ),
+    end_to_end(
+        "no-bound-on-passing",
+        "passes::a_thread_that_waits_is_passed_so_often_and_no_more",
+        "a large record waits for ever beside small ones",
+    ),
+    end_to_end(
+        "sleeping-committer-trusted",
+        "beside_callbacks::a_record_lingers_no_longer_beside_a_callback_on_a_committer",
+        "a committer that sleeps without a time-out is trusted to look at its clock",
+    ),
+    simulated(
+        "word-read-behind-the-yields",
+        "device_classes::group_commit_leaves_nobody_behind_on_any_device",
+        "a waiter yields, and sleeps without looking at its word again",
     ),
     end_to_end(
         "old-refusal-believed",

@@ -249,8 +249,8 @@ fn open_after(disk: &Disk, seed: u64) -> Result<Recovered, Error> {
 }
 
 /// A frame was written under the preparer's failing sync; its own flush answered `Ok`, and the device had dropped
-/// it. The log was closed, the frame of the close was durable, and then the power failed before the sync had said
-/// that it failed: the next open found a close behind a hole, and called it damage.
+/// it. The log was closed: the frame that vouches for all before it was durable behind a hole, before the sync had
+/// said that it failed.
 #[test]
 fn a_close_waits_until_all_before_it_is_acknowledged() {
     for seed in 0..200 {
@@ -260,15 +260,21 @@ fn a_close_waits_until_all_before_it_is_acknowledged() {
         let found = world.run(|| {
             let wal = Arc::new(Script::open(&disk, &vouching()).unwrap().wal);
             append_under(&disk, &wal, failing.taking(Duration::from_millis(60)));
+            world.sleep(Duration::from_millis(1));
+            let before = disk.calls(Verb::WriteDurable);
             let closer = Arc::clone(&wal);
-            let _closer = world.spawn("closer", move || drop(closer.close()));
-            world.sleep(Duration::from_millis(45));
-            open_after(&disk, seed)
+            let closer = world.spawn("closer", move || closer.close());
+            world.sleep(Duration::from_millis(40));
+            let written = disk.calls(Verb::WriteDurable) - before;
+            let found = open_after(&disk, seed);
+            let closed = closer.join();
+            (written, found, closed)
         });
+        let (written, found, closed) = found.unwrap();
         let told = disk.story().join("\n");
-        if let Err(error) = found.unwrap() {
-            panic!("seed {seed}: {error}\n{told}");
-        }
+        assert_eq!(written, 0, "seed {seed}: before it was known that the sync had failed\n{told}");
+        assert!(found.is_ok(), "seed {seed}: {found:?}\n{told}");
+        assert_eq!(closed.unwrap_err().kind(), ErrorKind::Latched, "seed {seed}");
     }
 }
 
