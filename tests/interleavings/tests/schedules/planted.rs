@@ -25,6 +25,9 @@ const PLANTED: &[(&str, &str)] = &[
     ("zeros-not-synced", "rotation_and_release"),
     ("checkpoint-not-restated", "rotation_and_release"),
     ("close-not-confirmed", "close_beside_appends"),
+    ("preparer-no-neighbour", "a_failing_flush_of_the_preparer"),
+    ("shortage-counts-as-success", "a_failing_flush_of_the_preparer"),
+    ("word-read-behind-the-yields", "writers_in_a_closed_loop"),
 ];
 
 /// Programs that find no planted bug would find no other.
