@@ -222,6 +222,11 @@ fn a_failure_while_a_cohort_joins_stops_its_committer() {
 
 /// A commit that two others return from, so that the next one waits for company.
 fn wait_for_company(control: &Control, wal: &Wal<Disk>) {
+    // A frame that is held by the preparer's flush has its own writer sleep, too.
+    eventually("the next segment is prepared", || {
+        let stats = wal.stats();
+        stats.segments_created + stats.segments_recycled == 1
+    });
     thread::scope(|scope| {
         let gate = control.gate(On::frame());
         let first = wal.append(b"first").unwrap();
