@@ -1,7 +1,7 @@
 //! [`Replay`]: every record that the user needs, in order, before the log can be written to.
 
 use crate::{
-    Error, ErrorKind, Lsn, Result,
+    Error, ErrorKind, Lsn, Result, commit,
     format::{self, Checkpoint},
     io::{Directory, Storage},
     options::Options,
@@ -173,6 +173,7 @@ impl<S: Storage> Replay<S> {
     /// go of what reading held: a slot that is pinned cannot be used again.
     pub(crate) fn take_recovered(&mut self) -> Result<Recovered<S>> {
         self.check_process()?;
+        commit::refuse_inside_a_closure()?;
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }

@@ -69,7 +69,7 @@ impl<F: File> Slot<F> {
             return Ok(pace(segment_bytes));
         }
         let step = usize::try_from(ZERO_STEP_BYTES.min(segment_bytes)).unwrap_or(usize::MAX);
-        let mut zeros = Buffer::zeroed(alignment, step).map_err(io::Error::other)?;
+        let mut zeros = Buffer::zeroed(alignment, step).map_err(io::Error::from)?;
         let mut done = 0;
         while done < segment_bytes {
             let bytes = ZERO_STEP_BYTES.min(segment_bytes - done);
@@ -94,7 +94,7 @@ impl<F: File> Slot<F> {
         let header = SegmentHeader::new(identity, sequence, origin)
             .ok_or_else(|| io::Error::other("the 64-bit log is full"))?;
         let bytes = usize::try_from(identity.block_bytes).unwrap_or(usize::MAX);
-        let mut block = Buffer::zeroed(alignment, bytes).map_err(io::Error::other)?;
+        let mut block = Buffer::zeroed(alignment, bytes).map_err(io::Error::from)?;
         let block = &mut block.as_mut_slice()[..bytes];
         header.encode(identity, block);
         self.file.write_durable_at(block, 0)?;

@@ -132,6 +132,7 @@ impl<S: Storage> Future for AppendFuture<'_, S> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         if let Err(error) = this.engine.check_caller() {
+            this.is_over = true;
             return Poll::Ready(Err(error));
         }
         if this.is_over {

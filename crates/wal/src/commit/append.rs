@@ -2,7 +2,7 @@
 
 use super::{
     Engine, FILLING,
-    locked::Locked,
+    locked::{LetGo, Locked},
     reserve::{Class, FIRST_FRAME_OVERHEAD, Grant, Request, Short, advance, to_u64},
     room::RoomWait,
     state::Core,
@@ -54,17 +54,16 @@ impl<S: Storage> Engine<S> {
     pub(crate) fn append(self: &Arc<Self>, payload: &[u8]) -> Result<Place> {
         self.check_caller()?;
         let request = self.request_one(payload.len(), Class::User)?;
-        let Grant { room, place } = self.take_room(request)?;
+        let (Grant { room, place }, _let_go) = self.take_room(request)?;
         self.copy(room, place.lsn, payload);
         Ok(place)
     }
 
-    /// Room for `request`, waiting for it.
+    /// Room for `request`, waiting for it; and what is let go of when it is filled.
     #[inline]
-    fn take_room(self: &Arc<Self>, request: Request) -> Result<Grant<'_>> {
+    fn take_room(self: &Arc<Self>, request: Request) -> Result<(Grant<'_>, LetGo)> {
         let (grant, core) = self.reserve_waiting(request, &mut RoomWait::default())?;
-        drop(core);
-        Ok(grant)
+        Ok((grant, core.unlock()))
     }
 
     /// The same, but answers [`ErrorKind::WouldBlock`] instead of waiting.
@@ -72,7 +71,7 @@ impl<S: Storage> Engine<S> {
         self.check_caller()?;
         let request = self.request_one(payload.len(), Class::User)?;
         match self.reserve_now(request, &mut RoomWait::default())? {
-            Ok(Grant { room, place }) => {
+            Ok((Grant { room, place }, _let_go)) => {
                 self.copy(room, place.lsn, payload);
                 Ok(place)
             }
@@ -100,7 +99,7 @@ impl<S: Storage> Engine<S> {
         // Outside the lock, like its drop: it is not ours.
         let task = task.clone();
         match self.reserve_now(request, wait)? {
-            Ok(Grant { room, place }) => {
+            Ok((Grant { room, place }, _let_go)) => {
                 self.copy(room, place.lsn, payload);
                 Ok(Some(place))
             }
@@ -116,7 +115,7 @@ impl<S: Storage> Engine<S> {
         self: &'a Arc<Self>,
         request: Request,
         wait: &mut RoomWait,
-    ) -> Result<Result<Grant<'a>, NoRoom<'a, S>>> {
+    ) -> Result<Result<(Grant<'a>, LetGo), NoRoom<'a, S>>> {
         loop {
             let mut core = self.lock();
             if let Some(error) = wait.place().and_then(|place| core.room.take_refusal(place)) {
@@ -126,7 +125,7 @@ impl<S: Storage> Engine<S> {
             match self.reserve(&mut core, request, wait) {
                 Ok(Ok(grant)) => {
                     self.leave(&mut core, wait);
-                    return Ok(Ok(grant));
+                    return Ok(Ok((grant, core.unlock())));
                 }
                 Ok(Err(short @ (Short::Allocation | Short::Committer))) => {
                     self.provide(core, request, wait, short)?;
@@ -161,7 +160,7 @@ impl<S: Storage> Engine<S> {
             RecordKind::Data | RecordKind::Void => Class::User,
         };
         let request = self.request_one(length, class)?;
-        let Grant { room, place } = self.take_room(request)?;
+        let (Grant { room, place }, _let_go) = self.take_room(request)?;
         self.encode(room, place.lsn, kind, length, fill);
         Ok(place)
     }
@@ -176,7 +175,7 @@ impl<S: Storage> Engine<S> {
         if to_u64(staged.len()) > self.frame_room_max() {
             return Err(self.too_large("batch", staged.len()));
         }
-        let Grant { mut room, mut place } = self.take_room(request)?;
+        let (Grant { mut room, mut place }, _let_go) = self.take_room(request)?;
         room.copy_from_slice(staged);
         let mut lsn = place.lsn;
         let mut rest = &mut room[..];
@@ -191,6 +190,8 @@ impl<S: Storage> Engine<S> {
             lsn = advance(lsn, bytes);
             rest = after;
         }
+        // Before what is let go of.
+        drop(room);
         Ok(place)
     }
 
@@ -228,7 +229,7 @@ impl<S: Storage> Engine<S> {
                 self.wake_preparer(&mut core);
             }
         }
-        drop(core);
+        let _let_go = core.unlock();
         let kind = if accepted.is_ok() { RecordKind::Checkpoint } else { RecordKind::Void };
         self.encode(room, place.lsn, kind, length, |room| checkpoint.encode(room));
         accepted.map(|()| place)

@@ -44,20 +44,38 @@ enum Next {
 impl<S: Storage> Engine<S> {
     /// Sees to it that a committer is awake if there is something for it to do.
     pub(super) fn kick(&self, core: &mut Core<S>) {
-        if !self.has_work(core) {
+        let wants_open = || self.sealable(core).is_some() && core.room.needs_room();
+        let is_asked = !core.untold.is_empty() || matches!(core.own, Own::Wanted { .. });
+        if self.writable(core).is_some() || wants_open() {
+            if core.committers.idle() > 0 {
+                self.wake_committer(core);
+            } else if core.committers.running < self.depth {
+                self.add_committer(core);
+            }
+        }
+        if is_asked {
+            self.have_one_awake(core);
+        }
+    }
+
+    /// Sees to it that a committer is awake that neither writes nor is away in a callback: what it is to do
+    /// waits for no disk.
+    fn have_one_awake(&self, core: &mut Core<S>) {
+        if core.committers.is_any_awake() {
             return;
         }
         if core.committers.idle() > 0 {
             self.wake_committer(core);
-        } else if core.committers.running < self.depth {
+        } else {
             self.add_committer(core);
         }
     }
 
-    fn has_work(&self, core: &Core<S>) -> bool {
-        let wants_open = || self.sealable(core).is_some() && core.room.needs_room();
-        let is_asked = !core.untold.is_empty() || matches!(core.own, Own::Wanted { .. });
-        is_asked || self.writable(core).is_some() || wants_open()
+    /// Sees to it that those who wait for room are looked after at `due` at the latest, whatever the disk does.
+    pub(super) fn have_room_looked_after(&self, core: &mut Core<S>, due: Duration) {
+        if !core.committers.looks_by(due) {
+            self.have_one_awake(core);
+        }
     }
 
     fn wake_committer(&self, core: &mut Core<S>) {
@@ -242,7 +260,19 @@ impl<S: Storage> Engine<S> {
 struct Uncounted<'a, S: Storage>(&'a Arc<Engine<S>>);
 
 impl<S: Storage> Drop for Uncounted<'_, S> {
+    /// Where there is none at all now, nobody writes, and nobody tells: whoever waits for room looks again, to hear
+    /// that there is no thread, and those who are not asleep are told here.
     fn drop(&mut self) {
-        self.0.lock().committers.running -= 1;
+        let mut core = self.0.lock();
+        core.committers.running -= 1;
+        if core.committers.running > 0 {
+            return;
+        }
+        let mut woken = Vec::new();
+        core.room.wake_all(|_| true, &mut woken);
+        core.wake(woken);
+        let untold = mem::take(&mut core.untold);
+        drop(core);
+        tell::tell(untold);
     }
 }

@@ -1,7 +1,7 @@
 //! One commit: seal, write, acknowledge in order, hand on.
 
 use super::{
-    Engine, STATE_LATCHED,
+    COMMITS, Engine, STATE_LATCHED,
     flushes::Flusher,
     locked::Locked,
     reserve::{advance, to_u64},
@@ -97,11 +97,16 @@ impl<S: Storage> Engine<S> {
     /// Writes `frame`, which is [`Engine::writable`], and acknowledges what became durable by it.
     pub(super) fn write<'a>(self: &'a Arc<Self>, mut core: Locked<'a, S>, frame: u64) {
         let Some((job, memory)) = self.start(&mut core, frame) else { return };
+        let is_committer = self.is_served_by_caller() && COMMITS.get();
+        core.committers.writing += u32::from(is_committer);
+        if let Some(due) = self.room_due(&core).filter(|_| is_committer) {
+            self.have_room_looked_after(&mut core, due);
+        }
         // Another full frame may be waiting behind this one: whoever filled it saw a committer asleep
         // that had been woken for this one. Without a thread it waits for this one.
         self.kick(&mut core);
         drop(core);
-        let mut started = Started { engine: self, ended: false };
+        let mut started = Started { engine: self, is_committer, ended: false };
         sync::point();
         let mut buffer = self.collect(memory);
         let before = self.storage.now();
@@ -116,11 +121,11 @@ impl<S: Storage> Engine<S> {
         // Before anybody hears of it: who closes the log on that word must find it unlocked, and a
         // segment that is released by it free.
         drop(job);
-        started.ended = true;
+        let core = started.end();
         let (hand_on, buffer) = match result {
-            Ok(()) => self.complete(frame, flush, time, buffer),
+            Ok(()) => self.complete(core, frame, flush, time, buffer),
             Err(error) => {
-                self.fail(error);
+                self.latch(core, error, Teller::Here);
                 (None, Some(buffer))
             }
         };
@@ -204,13 +209,12 @@ impl<S: Storage> Engine<S> {
     /// what is to be handed on, and the buffer, unless it may be needed once more.
     fn complete(
         self: &Arc<Self>,
+        mut core: Locked<'_, S>,
         frame: u64,
         flush: u64,
         time: Duration,
         buffer: Buffer,
     ) -> (Option<HandOn>, Option<Buffer>) {
-        let mut core = self.lock();
-        core.in_flight -= 1;
         core.flushes.leave(flush, Flusher::Frame);
         core.last_commit = self.storage.now();
         core.stats.commit_histogram.record(time);
@@ -404,12 +408,6 @@ impl<S: Storage> Engine<S> {
             .with_segment(job.segment.sequence)
             .with_offset(job.offset)
     }
-
-    fn fail(self: &Arc<Self>, error: Error) {
-        let mut core = self.lock();
-        core.in_flight -= 1;
-        self.latch(core, error, Teller::Here);
-    }
 }
 
 /// The durable write of a frame.
@@ -440,16 +438,27 @@ pub(super) enum Baton {
 /// A write that was started and has not ended: if its thread unwinds, nobody may wait for ever.
 struct Started<'a, S: Storage> {
     engine: &'a Arc<Engine<S>>,
+    /// Whether its thread counts among the committers.
+    is_committer: bool,
     ended: bool,
+}
+
+impl<'a, S: Storage> Started<'a, S> {
+    /// It has ended: counts it no more.
+    fn end(&mut self) -> Locked<'a, S> {
+        self.ended = true;
+        let mut core = self.engine.lock();
+        core.in_flight -= 1;
+        core.committers.writing -= u32::from(self.is_committer);
+        core
+    }
 }
 
 impl<S: Storage> Drop for Started<'_, S> {
     fn drop(&mut self) {
         if !self.ended {
-            let mut core = self.engine.lock();
-            core.in_flight -= 1;
             let error = Error::new(crate::ErrorKind::Io, "a panic while a frame was written");
-            self.engine.latch(core, error, Teller::Here);
+            self.engine.latch(self.end(), error, Teller::Here);
         }
     }
 }

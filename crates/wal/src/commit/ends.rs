@@ -48,7 +48,7 @@ impl<S: Storage> Engine<S> {
         let offset = core.tail.distance_from(current.base).unwrap_or(u64::MAX);
         let bytes = PROBE_BLOCKS * self.block.bytes_u64();
         if core.segments.begun && offset.saturating_add(bytes) <= self.identity.segment_bytes {
-            let _lease = core.lease.clone();
+            let lease = core.lease.clone();
             drop(core);
             let file = &current.slot.file;
             if let Err(error) = self.storage.probe(file, offset, bytes) {
@@ -59,6 +59,7 @@ impl<S: Storage> Engine<S> {
                     self.latch(self.lock(), error, Teller::Here);
                 }
             }
+            drop(lease);
             core = self.lock();
         }
         self.check_running(&core)?;

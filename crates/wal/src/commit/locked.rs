@@ -1,14 +1,9 @@
 //! [`Locked`]: the engine's mutex, and what waits until it is free again.
 
-use super::{
-    Engine,
-    queue::Woken,
-    state::{Core, Hook},
-    tell,
-};
+use super::{Engine, state::Core, tell};
 use crate::{
     io::{Storage, Wake},
-    sync::MutexGuard,
+    sync::{MutexGuard, Word},
 };
 use aligned::Buffer;
 use std::{
@@ -22,7 +17,8 @@ use std::{
 ///
 /// Under the mutex nothing is done that takes time, or that is not ours: no system call, no thread is
 /// started, no memory mapped or given back, no waker cloned, woken or dropped. Whoever finds such a thing to
-/// do under the mutex leaves it in [`Core::after`], and it is done as soon as the mutex is free.
+/// do under the mutex leaves it in [`Core::after`], and it is done as soon as the mutex is free; tasks and
+/// callbacks that are to be told in [`Core::untold`], for a committer.
 pub(super) struct Locked<'a, S: Storage> {
     core: MutexGuard<'a, Core<S>>,
     /// Behind the guard: fields are dropped in their order.
@@ -37,8 +33,8 @@ pub(super) struct After {
     /// Starts a committer, which counts as running already.
     pub(super) starts_committer: bool,
     pub(super) wakes_preparer: bool,
-    /// Wakes these, who wait for room.
-    pub(super) woken: Vec<Woken>,
+    /// Wakes these threads, which wait for room.
+    pub(super) woken: Vec<Arc<Word>>,
     /// Drops these.
     pub(super) tasks: Vec<Waker>,
     pub(super) memory: Vec<Buffer>,
@@ -69,41 +65,39 @@ impl<S: Storage> Engine<S> {
     fn act(self: &Arc<Self>, after: After) {
         let After { wakes_committer, starts_committer, wakes_preparer, woken, tasks, memory } =
             after;
+        // First, for it counts already, and others wait for it.
+        if starts_committer {
+            // A host may panic where it has no thread.
+            tell::contain(|| drop(self.start_committer()));
+        }
         if wakes_committer {
             self.storage.wake(&self.committer, Wake::One);
         }
         if wakes_preparer {
             self.storage.wake(&self.preparer, Wake::All);
         }
-        for waiter in woken {
-            match waiter {
-                Woken::Thread(word) => self.storage.wake(&word, Wake::One),
-                Woken::Task(task) => tell::wake(task),
-            }
+        for word in woken {
+            self.storage.wake(&word, Wake::One);
         }
-        if starts_committer {
-            // A host may panic where it has no thread.
-            tell::contain(|| drop(self.start_committer()));
-        }
-        tasks.into_iter().for_each(tell::let_go);
-        drop(memory);
+        drop((memory, LetGo(tasks)));
+    }
+}
+
+/// Wakers that are dropped with it, which is the user's code.
+pub(super) struct LetGo(Vec<Waker>);
+
+impl Drop for LetGo {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(tell::let_go);
     }
 }
 
 impl<S: Storage> Locked<'_, S> {
-    /// Leaves tasks that are to be woken to a committer: this thread runs nothing of the user's.
-    pub(super) fn leave_tasks_to_a_committer(&mut self) {
-        let woken = mem::take(&mut self.after.woken);
-        for waiter in woken {
-            match waiter {
-                Woken::Task(task) => self.untold.push((Hook::Task(task), Ok(()))),
-                thread @ Woken::Thread(_) => self.after.woken.push(thread),
-            }
-        }
-        if !self.untold.is_empty() {
-            let engine = self.then.engine;
-            engine.kick(self);
-        }
+    /// Gives the mutex up, with room in hand that is not filled. Nothing of the user's runs before that is given
+    /// back, for it may wait for the frame: what is let go of is dropped with the answer.
+    #[inline]
+    pub(super) fn unlock(mut self) -> LetGo {
+        LetGo(mem::take(&mut self.after.tasks))
     }
 }
 
@@ -126,6 +120,11 @@ impl<S: Storage> DerefMut for Locked<'_, S> {
 impl<S: Storage> Drop for Locked<'_, S> {
     #[inline]
     fn drop(&mut self) {
+        // Found by whichever thread, told by a committer: this one may have room in hand, or be one that others
+        // wait for.
+        if !self.core.untold.is_empty() {
+            self.then.engine.kick(&mut self.core);
+        }
         if !self.core.after.is_empty() {
             self.then.after = Some(mem::take(&mut self.core.after));
         }

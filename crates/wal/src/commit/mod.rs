@@ -380,13 +380,7 @@ impl<S: Storage> Engine<S> {
             return Err(Error::new(ErrorKind::Forked, "this process did not open the log")
                 .with_path(self.storage.path()));
         }
-        if FILLING.get() {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                "called from inside a closure that fills a record",
-            ));
-        }
-        Ok(())
+        refuse_inside_a_closure()
     }
 
     /// Why the log does not go on, if it does not.
@@ -402,4 +396,16 @@ impl<S: Storage> Engine<S> {
         let closed = || Error::new(ErrorKind::Closed, "the log was closed");
         core.failure.clone().unwrap_or_else(closed)
     }
+}
+
+/// Refuses what may wait: the frame that the calling thread fills would wait for it.
+#[inline]
+pub(crate) fn refuse_inside_a_closure() -> Result<()> {
+    if FILLING.get() {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            "called from inside a closure that fills a record",
+        ));
+    }
+    Ok(())
 }

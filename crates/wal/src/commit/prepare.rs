@@ -192,6 +192,10 @@ impl<S: Storage> Engine<S> {
             _ => {}
         }
         core.flushes.leave(flush, Flusher::Beside);
+        if self.state.load(Ordering::SeqCst) >= STATE_LATCHED {
+            // Something else has failed meanwhile, or the log was dropped: who waited has been told so.
+            return outcome;
+        }
         if core.again > 0 || core.durable_front().is_some() {
             self.acknowledge_beside(core);
         }
@@ -221,7 +225,6 @@ impl<S: Storage> Engine<S> {
         } else {
             self.offer_room(&mut core);
         }
-        core.leave_tasks_to_a_committer();
     }
 
     /// A slot that held an older segment, or was not filled to its end. One that somebody else links
@@ -362,7 +365,6 @@ impl<S: Storage> Engine<S> {
             }
         }
         self.prepared.bump();
-        core.leave_tasks_to_a_committer();
         drop(core);
         self.storage.wake(&self.prepared, Wake::All);
     }

@@ -2,7 +2,7 @@
 
 use super::reserve::{Request, Short};
 use crate::{Error, sync::Word};
-use std::{collections::VecDeque, sync::Arc, task::Waker, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, task::Waker, time::Duration};
 
 /// So often those who come later take room before the first waiter that is sure to take its own.
 pub(super) const PASSES_MAX: u32 = 64;
@@ -16,14 +16,22 @@ pub(super) const PASSES_MAX: u32 = 64;
 ///   passed [`PASSES_MAX`] times: then nobody goes before it.
 ///
 /// A task that was woken and not polled since has no claim at all. It may never be: its executor may be
-/// the very thread that waits behind it, or its future be forgotten.
+/// the very thread that waits behind it, or its future be forgotten. Only one that was passed so often is waited
+/// for, and not for long: [`RoomQueue::give_up_on_tasks`].
 ///
 /// Measured on one word for all and strictly first come first served, 1,000 bytes, nobody waiting for
 /// durability, 2 processors: 1 thread 2,949 K records/s, 8: 258, 64: 18, 256: 4. Each admission woke all.
 #[derive(Debug, Default)]
 pub(super) struct RoomQueue {
     next: u64,
-    waiting: VecDeque<Waiter>,
+    /// Those who are sure to come, by their numbers: in the order in which they came.
+    waiting: BTreeMap<u64, Waiter>,
+    /// Tasks that were woken and not polled since. They keep their numbers, and how often they were passed.
+    offered: BTreeMap<u64, Waiter>,
+    /// How many of `waiting` are what.
+    woken_threads: usize,
+    tasks: usize,
+    woken_tasks: usize,
     /// When the next task is to be woken, though nothing happens before: the one before it may never be
     /// polled.
     pub(super) next_task_at: Option<Duration>,
@@ -31,7 +39,6 @@ pub(super) struct RoomQueue {
 
 #[derive(Debug)]
 pub(super) struct Waiter {
-    number: u64,
     who: Who,
     /// Told that there is room, and not back since.
     is_woken: bool,
@@ -61,24 +68,14 @@ impl Waiter {
         matches!(self.who, Who::Thread(_))
     }
 
-    /// Whether it is sure to come for its room.
-    fn has_claim(&self) -> bool {
-        self.is_thread() || !self.is_woken || planted!("woken-task-trusted")
-    }
-
-    fn wake(&mut self) -> Option<Woken> {
-        self.is_woken = true;
-        match &mut self.who {
-            Who::Thread(word) => {
-                word.bump();
-                Some(Woken::Thread(Arc::clone(word)))
-            }
-            Who::Task(task) => task.take().map(Woken::Task),
-        }
+    /// Whether nobody may go before it any more.
+    fn is_due(&self) -> bool {
+        self.passes >= PASSES_MAX
     }
 }
 
 impl RoomQueue {
+    /// Whether nobody waits who is sure to come.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -113,32 +110,57 @@ impl RoomQueue {
         request: Request,
         short: Short,
     ) -> (u64, Option<Waker>) {
-        if let Some(waiter) = place.and_then(|place| self.find(place)) {
-            waiter.is_woken = false;
-            waiter.short = short;
-            let before = std::mem::replace(&mut waiter.who, who);
-            let before = match before {
-                Who::Task(task) => task,
-                Who::Thread(_) => None,
-            };
-            return (waiter.number, before);
+        let known = place.and_then(|place| Some((place, self.remove(place)?)));
+        let Some((number, mut waiter)) = known else {
+            self.next += 1;
+            let (is_woken, passes, refusal) = (false, 0, None);
+            self.insert(self.next, Waiter { who, is_woken, passes, request, short, refusal });
+            return (self.next, None);
+        };
+        waiter.is_woken = false;
+        waiter.short = short;
+        let before = std::mem::replace(&mut waiter.who, who);
+        self.insert(number, waiter);
+        match before {
+            Who::Task(task) => (number, task),
+            Who::Thread(_) => (number, None),
         }
-        self.next += 1;
-        let (is_woken, passes, refusal) = (false, 0, None);
-        let number = self.next;
-        self.waiting.push_back(Waiter { number, who, is_woken, passes, request, short, refusal });
-        (number, None)
+    }
+
+    fn insert(&mut self, number: u64, waiter: Waiter) {
+        self.count(&waiter, |count| *count += 1);
+        self.waiting.insert(number, waiter);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Waiter> {
+        let Some(waiter) = self.waiting.remove(&number) else {
+            return self.offered.remove(&number);
+        };
+        self.count(&waiter, |count| *count -= 1);
+        Some(waiter)
+    }
+
+    fn count(&mut self, waiter: &Waiter, change: impl Fn(&mut usize)) {
+        match (waiter.is_thread(), waiter.is_woken) {
+            (true, true) => change(&mut self.woken_threads),
+            (true, false) => {}
+            (false, is_woken) => {
+                change(&mut self.tasks);
+                if is_woken {
+                    change(&mut self.woken_tasks);
+                }
+            }
+        }
     }
 
     fn find(&mut self, place: u64) -> Option<&mut Waiter> {
-        self.waiting.iter_mut().find(|waiter| waiter.number == place)
+        self.waiting.get_mut(&place).or_else(|| self.offered.get_mut(&place))
     }
 
     /// Answers its task, to be dropped when the lock is free.
     #[must_use]
     pub(super) fn leave(&mut self, place: u64) -> Option<Waker> {
-        let index = self.waiting.iter().position(|waiter| waiter.number == place)?;
-        match self.waiting.remove(index)?.who {
+        match self.remove(place)?.who {
             Who::Task(task) => task,
             Who::Thread(_) => None,
         }
@@ -151,85 +173,106 @@ impl RoomQueue {
 
     /// Tells the waiter at `place` that it waits in vain.
     pub(super) fn refuse(&mut self, place: u64, error: Error) -> Option<Woken> {
-        let waiter = self.find(place)?;
-        waiter.refusal = Some(error);
-        waiter.wake()
+        self.find(place)?.refusal = Some(error);
+        self.wake(place)
     }
 
     /// Tells the waiter at `place` to look.
     pub(super) fn wake(&mut self, place: u64) -> Option<Woken> {
-        self.find(place)?.wake()
+        let mut waiter = self.remove(place)?;
+        waiter.is_woken = true;
+        let woken = match &mut waiter.who {
+            Who::Thread(word) => {
+                word.bump();
+                Some(Woken::Thread(Arc::clone(word)))
+            }
+            Who::Task(task) => task.take().map(Woken::Task),
+        };
+        if waiter.is_thread() || waiter.is_due() || planted!("woken-task-trusted") {
+            self.insert(place, waiter);
+        } else {
+            self.offered.insert(place, waiter);
+        }
+        woken
     }
 
     /// Whether whoever stands at `place`, or arrives, may take room before those who wait.
     pub(super) fn may_pass(&self, place: Option<u64>) -> bool {
-        let may_be_passed = |waiter: &Waiter| waiter.passes < PASSES_MAX;
-        planted!("no-bound-on-passing") || self.claimant_before(place).is_none_or(may_be_passed)
+        let first = self.before(place).next();
+        planted!("no-bound-on-passing") || first.is_none_or(|waiter| !waiter.is_due())
     }
 
     /// Whether a thread is on its way for the memory that whoever stands at `place`, or arrives, needs.
     pub(super) fn is_thread_coming_before(&self, place: Option<u64>) -> bool {
-        let is_sure = |waiter: &Waiter| waiter.is_thread() || planted!("woken-task-trusted");
-        self.before(place).any(|waiter| is_sure(waiter) && waiter.is_woken)
+        if planted!("woken-task-trusted") {
+            return self.before(place).any(|waiter| waiter.is_woken);
+        }
+        let is_coming = |waiter: &Waiter| waiter.is_thread() && waiter.is_woken;
+        self.woken_threads > 0 && self.before(place).any(is_coming)
     }
 
     /// Room was taken from `place`, or by a newcomer. Answers whether somebody was passed.
     pub(super) fn passed(&mut self, place: Option<u64>) -> bool {
-        let first = self.waiting.iter_mut().take_while(|waiter| Some(waiter.number) != place);
-        match first.into_iter().find(|waiter| waiter.has_claim()) {
-            Some(waiter) => {
-                waiter.passes += 1;
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn claimant_before(&self, place: Option<u64>) -> Option<&Waiter> {
-        self.before(place).find(|waiter| waiter.has_claim())
+        let first = self.waiting.range_mut(..place.unwrap_or(u64::MAX)).next();
+        first.map(|(_, waiter)| waiter.passes += 1).is_some()
     }
 
     fn before(&self, place: Option<u64>) -> impl Iterator<Item = &Waiter> {
-        self.waiting.iter().take_while(move |waiter| Some(waiter.number) != place)
+        self.waiting.range(..place.unwrap_or(u64::MAX)).map(|(_, waiter)| waiter)
     }
 
     /// Wakes who can go on, which `fits` says: the first thread, unless one is on its way, and one task that
     /// was not woken. A thread that was woken has the next one woken when it was served, or sleeps again.
     pub(super) fn wake_next(&mut self, fits: impl Fn(&Waiter) -> bool, woken: &mut Vec<Woken>) {
-        let mut has_woken_task = false;
-        for waiter in &mut self.waiting {
-            match (waiter.is_thread(), waiter.is_woken) {
-                (true, true) => return,
-                (false, true) => {}
-                (false, false) if has_woken_task => {}
-                (is_thread, false) if fits(waiter) => {
-                    woken.extend(waiter.wake());
-                    if is_thread {
-                        return;
-                    }
-                    has_woken_task = true;
-                }
-                // It keeps its claim.
-                (_, false) if waiter.passes >= PASSES_MAX => return,
-                (_, false) => {}
+        let (mut task, mut thread) = (None, None);
+        for (number, waiter) in &self.waiting {
+            let is_next = match waiter.is_thread() {
+                true => &mut thread,
+                false => &mut task,
+            };
+            if !waiter.is_woken && is_next.is_none() && fits(waiter) {
+                *is_next = Some(*number);
             }
+            // It is on its way, or nobody may go before it any more.
+            if thread.is_some() || waiter.is_woken || waiter.is_due() {
+                break;
+            }
+        }
+        for number in [task, thread].into_iter().flatten() {
+            woken.extend(self.wake(number));
         }
     }
 
     /// Wakes those whom `wanted` names.
     pub(super) fn wake_all(&mut self, wanted: impl Fn(&Waiter) -> bool, woken: &mut Vec<Woken>) {
-        let all = self.waiting.iter_mut().filter(|waiter| wanted(waiter));
-        woken.extend(all.filter_map(Waiter::wake));
+        let all = self.waiting.iter().filter(|(_, waiter)| wanted(waiter));
+        let all: Vec<_> = all.map(|(number, _)| *number).collect();
+        woken.extend(all.into_iter().filter_map(|number| self.wake(number)));
+    }
+
+    /// Waits no longer for tasks that were woken and are not polled.
+    pub(super) fn give_up_on_tasks(&mut self) {
+        if planted!("woken-task-trusted") || self.woken_tasks == 0 {
+            return;
+        }
+        let is_given_up = |waiter: &Waiter| !waiter.is_thread() && waiter.is_woken;
+        let all = self.waiting.iter().filter(|(_, waiter)| is_given_up(waiter));
+        let all: Vec<_> = all.map(|(number, _)| *number).collect();
+        for number in all {
+            if let Some(waiter) = self.remove(number) {
+                self.offered.insert(number, waiter);
+            }
+        }
     }
 
     /// Whether somebody waits who was not told yet that there is room.
     pub(super) fn needs_room(&self) -> bool {
-        self.waiting.iter().any(|waiter| !waiter.is_woken)
+        self.waiting.len() > self.woken_threads + self.woken_tasks
     }
 
-    /// Whether there is a task that was not woken.
-    pub(super) fn has_task_asleep(&self) -> bool {
-        self.waiting.iter().any(|waiter| !waiter.is_thread() && !waiter.is_woken)
+    /// Whether there is a task that somebody has to look after: it was not woken, or others wait for it.
+    pub(super) fn has_task(&self) -> bool {
+        self.tasks > 0
     }
 }
 
@@ -291,6 +334,31 @@ mod tests {
         assert!(queue.may_pass(None), "the next one was not passed yet");
     }
 
+    /// A task that was passed as often as may be is woken. A thread behind it took the buffer each time, for it is
+    /// faster: the task is waited for. But not for ever, for it may never be polled.
+    #[test]
+    fn a_task_that_was_passed_too_often_is_waited_for_and_not_for_ever() {
+        let mut queue = RoomQueue::default();
+        let task = queue.task_waits(None, Waker::noop().clone(), small_request(), Short::Memory).0;
+        let thread = thread_in(&mut queue);
+        for _ in 0..PASSES_MAX {
+            assert!(queue.passed(None));
+        }
+        let mut woken = Vec::new();
+        for _ in 0..2 {
+            queue.wake_next(|_| true, &mut woken);
+            assert!(matches!(woken[..], [Woken::Task(_)]), "{woken:?}");
+        }
+        assert!(!queue.may_pass(None) && !queue.may_pass(Some(thread)) && queue.has_task());
+        queue.give_up_on_tasks();
+        assert!(queue.may_pass(None) && !queue.has_task());
+        queue.wake_next(|_| true, &mut woken);
+        assert!(matches!(woken[..], [Woken::Task(_), Woken::Thread(_)]), "{woken:?}");
+        // Polled after all, it stands where it stood.
+        queue.task_waits(Some(task), Waker::noop().clone(), small_request(), Short::Memory);
+        assert!(!queue.may_pass(Some(thread)));
+    }
+
     /// Two threads wait for room, and there is room for both: the second is told when the first leaves, or by nobody.
     #[test]
     fn who_leaves_the_queue_tells_the_next() {
@@ -316,13 +384,13 @@ mod tests {
             queue.task_waits(place, Waker::noop().clone(), small_request(), Short::Memory)
         };
         let (place, before) = task(&mut queue, None);
-        assert!(before.is_none() && queue.has_task_asleep());
+        assert!(before.is_none() && queue.has_task());
         let (again, before) = task(&mut queue, Some(place));
         assert!(again == place && before.is_some());
         let error = Error::new(crate::ErrorKind::Io, "no memory");
         assert!(matches!(queue.refuse(place, error), Some(Woken::Task(_))));
         assert!(queue.take_refusal(place).is_some() && queue.take_refusal(place).is_none());
-        assert!(!queue.has_task_asleep() && !queue.needs_room());
+        assert!(!queue.has_task() && !queue.needs_room());
         let _task = queue.leave(place);
         assert!(queue.is_empty() && queue.wake(place).is_none());
         assert_ne!(task(&mut queue, None).0, place);

@@ -87,7 +87,6 @@ impl<S: Storage> Engine<S> {
         if !is_alone && core.room.is_thread_coming_before(wait.place()) {
             return Ok(Err(Short::Memory));
         }
-        self.seal(core);
         match self.open_frame(core, request, wait)? {
             Ok(frame) => {
                 self.count_pass(core, wait);
@@ -199,22 +198,28 @@ impl<S: Storage> Engine<S> {
         request: Request,
         wait: &mut RoomWait,
     ) -> Result<Result<u64, Short>> {
-        let restated = loop {
-            let restated = self.restated_bytes(core);
-            let bytes = FRAME_HEADER_BYTES + restated + request.bytes;
-            if self.fits_segment(core, core.tail, bytes, request.class) {
-                break restated;
-            }
-            if core.segments.successor.is_none() {
-                return self.short_of_segment(core, wait);
-            }
-            self.rotate(core);
-        };
-        if core.next - core.first >= to_u64(core.frames.len()) {
-            return Ok(Err(Short::Memory));
+        // The open one is sealed for it, if it can be had: else it stays open for those who fit. But when half of
+        // it is used nobody waits for the rest of it: it may be written at once.
+        let open = core.open_frame();
+        let tail = open.map_or(core.tail, |frame| self.end_if_sealed(core, frame));
+        let is_half_full = open.is_some_and(|frame| {
+            let meta = core.frame(frame);
+            meta.used >= meta.capacity / 2
+        });
+        if is_half_full {
+            self.seal(core);
+        }
+        let bytes = |restated| FRAME_HEADER_BYTES + restated + request.bytes;
+        let mut restated = self.restated_bytes_at(core, tail);
+        let is_over = !self.fits_segment(core, tail, bytes(restated), request.class);
+        if is_over && core.segments.successor.is_none() {
+            return self.short_of_segment(core, wait);
         }
         if core.committers.running == 0 {
             return Ok(Err(Short::Committer));
+        }
+        if core.next - core.first >= to_u64(core.frames.len()) {
+            return Ok(Err(Short::Memory));
         }
         let buffer = match self.fits_pool(request) {
             true => self.pool.take().ok_or(Short::Memory),
@@ -224,6 +229,12 @@ impl<S: Storage> Engine<S> {
             Ok(buffer) => buffer,
             Err(short) => return Ok(Err(short)),
         };
+        self.seal(core);
+        // In a segment that holds no frame yet anything fits that may be appended at all.
+        if is_over {
+            self.rotate(core);
+            restated = self.restated_bytes(core);
+        }
         let frame = self.install(core, buffer, Purpose::Records);
         self.arm(core, frame);
         self.restate(core, frame, restated);

@@ -31,8 +31,9 @@ pub(crate) struct RoomWait {
 pub(super) enum Own {
     #[default]
     Free,
-    /// The task at this place asked for so many bytes: a committer allocates.
-    Wanted { place: Option<u64>, bytes: usize },
+    /// The task at this place asked for so many bytes: a committer gives back what was there and too small, and
+    /// allocates.
+    Wanted { place: Option<u64>, bytes: usize, old: Option<Buffer> },
     /// Somebody allocates, outside the lock.
     Allocating,
     /// There for whoever can use it, until it is given up.
@@ -219,24 +220,23 @@ impl<S: Storage> Engine<S> {
             return;
         }
         let mut room = std::mem::take(&mut core.room);
-        let mut woken = std::mem::take(&mut core.after.woken);
-        let before = woken.len();
+        let mut woken = Vec::new();
         room.wake_next(|waiter| self.is_worth_a_look(core, waiter), &mut woken);
-        core.stats.room_wakes += u64::try_from(woken.len() - before).unwrap_or(0);
-        core.after.woken = woken;
         core.room = room;
+        core.stats.room_wakes += u64::try_from(woken.len()).unwrap_or(0);
+        core.wake(woken);
         self.arm_room(core);
     }
 
     /// Has a committer wake the next task that waits for room, after a while: the one that was woken may
     /// never be polled.
     fn arm_room(&self, core: &mut Core<S>) {
-        if !core.room.has_task_asleep() {
+        if !core.room.has_task() {
             core.room.next_task_at = None;
         } else if core.room.next_task_at.is_none() {
             let due = self.storage.now().saturating_add(self.patience());
             core.room.next_task_at = Some(due);
-            self.have_looked_by(core, due);
+            self.have_room_looked_after(core, due);
         }
     }
 
@@ -247,8 +247,9 @@ impl<S: Storage> Engine<S> {
 
     /// Has all look who wait for a segment: there is a reason why there is none.
     pub(super) fn tell_of_refusal(&self, core: &mut Core<S>) {
-        let Core { room, after, .. } = core;
-        room.wake_all(|waiter| waiter.short == Short::Segment, &mut after.woken);
+        let mut woken = Vec::new();
+        core.room.wake_all(|waiter| waiter.short == Short::Segment, &mut woken);
+        core.wake(woken);
         self.offer_room(core);
     }
 
@@ -260,20 +261,25 @@ impl<S: Storage> Engine<S> {
         wait: &RoomWait,
     ) -> Result<Buffer, Short> {
         let bytes = FIRST_FRAME_OVERHEAD + request.bytes;
+        let mut old = None;
         match std::mem::take(&mut core.own) {
             Own::Ready { buffer, .. } if buffer.len() >= bytes => {
                 core.own = Own::InUse;
                 return Ok(buffer);
             }
+            // Not given back where a task is polled.
+            Own::Ready { buffer, .. } if wait.is_task => old = Some(buffer),
             Own::Ready { buffer, .. } => core.after.memory.push(buffer),
-            Own::Free | Own::Wanted { .. } => {}
+            Own::Wanted { old: before, .. } if wait.is_task => old = before,
+            Own::Wanted { old, .. } => core.after.memory.extend(old),
+            Own::Free => {}
             busy @ (Own::Allocating | Own::InUse) => {
                 core.own = busy;
                 return Err(Short::Memory);
             }
         }
         if wait.is_task {
-            core.own = Own::Wanted { place: wait.place, bytes: request.bytes };
+            core.own = Own::Wanted { place: wait.place, bytes: request.bytes, old };
             return Err(Short::Memory);
         }
         core.own = Own::Allocating;
@@ -290,11 +296,13 @@ impl<S: Storage> Engine<S> {
         match made {
             Ok(buffer) => {
                 core.own = Own::Ready { buffer, until };
-                self.have_looked_by(&mut core, until);
+                self.have_room_looked_after(&mut core, until);
                 Ok(())
             }
             Err(error) => {
                 core.own = Own::Free;
+                // Whoever came meanwhile waits for it.
+                self.offer_room(&mut core);
                 Err(error)
             }
         }
@@ -303,9 +311,15 @@ impl<S: Storage> Engine<S> {
     /// Of a committer: allocates for the task that asked, touches the memory, so that the task need not wait
     /// for the kernel where it is polled, and wakes it.
     pub(super) fn allocate_for_task<'a>(self: &'a Arc<Self>, mut core: Locked<'a, S>) {
-        let Own::Wanted { place, bytes } = core.own else { return };
-        core.own = Own::Allocating;
+        let (place, bytes, old) = match std::mem::replace(&mut core.own, Own::Allocating) {
+            Own::Wanted { place, bytes, old } => (place, bytes, old),
+            other => {
+                core.own = other;
+                return;
+            }
+        };
         drop(core);
+        drop(old);
         let made = self.allocate_touched(bytes);
         let until = self.storage.now().saturating_add(self.patience());
         let mut core = self.lock();
@@ -319,7 +333,7 @@ impl<S: Storage> Engine<S> {
                 place.and_then(|place| core.room.refuse(place, error))
             }
         };
-        core.after.woken.extend(woken);
+        core.wake(woken);
         self.offer_room(&mut core);
     }
 
@@ -351,6 +365,7 @@ impl<S: Storage> Engine<S> {
         }
         if core.room.next_task_at.is_some_and(|at| at <= now) {
             core.room.next_task_at = None;
+            core.room.give_up_on_tasks();
         }
         self.offer_room(core);
     }

@@ -1,7 +1,12 @@
 //! [`Core`]: what the engine's mutex protects.
 
 use super::{
-    cohort::Cohort, flushes::Flushes, locked::After, queue::RoomQueue, room::Own, stats::Stats,
+    cohort::Cohort,
+    flushes::Flushes,
+    locked::After,
+    queue::{RoomQueue, Woken},
+    room::Own,
+    stats::Stats,
 };
 use crate::{
     Error, Lsn,
@@ -79,6 +84,8 @@ pub(super) struct Core<S: Storage> {
 pub(super) struct Committers {
     /// Those that are not away in a callback.
     pub(super) running: u32,
+    /// How many of them are in a write, which takes as long as the disk takes.
+    pub(super) writing: u32,
     next: u64,
     asleep: Vec<Asleep>,
 }
@@ -95,6 +102,13 @@ impl Committers {
     /// How many sleep, and look again when woken.
     pub(super) fn idle(&self) -> usize {
         self.asleep.len()
+    }
+
+    /// Whether one is awake, and looks for something to do when it is done with what it does: no write, and
+    /// nothing of the user's.
+    pub(super) fn is_any_awake(&self) -> bool {
+        let away = usize::try_from(self.writing).unwrap_or(usize::MAX).saturating_add(self.idle());
+        usize::try_from(self.running).unwrap_or(0) > away
     }
 
     /// Whether one of those that sleep looks by itself at `due`, or before.
@@ -302,6 +316,16 @@ impl<S: Storage> Core<S> {
         }
         let is_held = self.flushes.oldest() < self.frame(first).held_by;
         (!is_held || planted!("writes-under-way-forgotten")).then_some(first)
+    }
+
+    /// Wakes those who wait for room: threads when the mutex is free, tasks by a committer.
+    pub(super) fn wake(&mut self, woken: impl IntoIterator<Item = Woken>) {
+        for woken in woken {
+            match woken {
+                Woken::Thread(word) => self.after.woken.push(word),
+                Woken::Task(task) => self.untold.push((Hook::Task(task), Ok(()))),
+            }
+        }
     }
 
     /// A frame that has to be written once more, the oldest first.

@@ -1,6 +1,6 @@
 //! How everything stops: a latch, a handle that is dropped, an opening that was refused.
 
-use super::{Engine, Remains, STATE_CLOSED, STATE_LATCHED, locked::Locked, state::Core, tell};
+use super::{Engine, Remains, STATE_CLOSED, STATE_LATCHED, locked::Locked, tell};
 use crate::{
     Error, ErrorKind, Result,
     io::{Storage, Wake},
@@ -22,9 +22,17 @@ impl<S: Storage> Engine<S> {
     pub(crate) fn take_apart(self: Arc<Self>) -> Result<Remains<S>> {
         let mut core = self.lock();
         self.check_running(&core)?;
+        // A frame may be on the disk: another writer at the same place would write over it.
+        let is_untouched = core.next == 0;
         let lease = core.lease.take();
         self.end(core, STATE_CLOSED, Teller::Here);
         self.join_threads();
+        if !is_untouched {
+            return Err(Error::new(
+                ErrorKind::Closed,
+                "a frame was begun, the log cannot be opened again",
+            ));
+        }
         // The threads have let go of it, and there never was a handle.
         let segments = Arc::into_inner(self).map(|engine| engine.core.into_inner().segments);
         let (Some(segments), Some(lock)) = (segments, lease.and_then(Arc::into_inner)) else {
@@ -42,6 +50,7 @@ impl<S: Storage> Engine<S> {
     /// The first failed write or sync: nothing is ever acknowledged again. Keeps the first.
     pub(super) fn latch(&self, mut core: Locked<'_, S>, error: Error, teller: Teller) {
         if self.state.load(Ordering::SeqCst) >= STATE_LATCHED {
+            drop(core);
             return;
         }
         let source = std::io::Error::other(error.clone());
@@ -81,14 +90,15 @@ impl<S: Storage> Engine<S> {
             untold.extend(hooks.into_iter().map(|hook| (hook, Err(answer.clone()))));
             self.frames[index].word.bump();
         }
-        let Core { room, after, .. } = &mut *core;
-        room.wake_all(|_| true, &mut after.woken);
+        let mut woken = Vec::new();
+        core.room.wake_all(|_| true, &mut woken);
+        core.wake(woken);
+        untold.append(&mut core.untold);
         for word in [&self.committer, &self.preparer, &self.prepared, &self.progress] {
             word.bump();
         }
         if teller == Teller::Committer {
             core.untold = std::mem::take(&mut untold);
-            core.leave_tasks_to_a_committer();
         }
         drop(core);
         drop(lease);

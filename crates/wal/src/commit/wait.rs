@@ -79,6 +79,7 @@ impl<S: Storage> Engine<S> {
         let seen = slot.word.read();
         let wanted = core.cohort.wanted();
         drop(core);
+        let mut timeout = timeout;
         if wanted >= self.yields_from {
             let mut yields = self.yielding.begin(&*self.storage, wanted);
             for _ in 0..WAITER_YIELDS {
@@ -89,6 +90,7 @@ impl<S: Storage> Engine<S> {
                     break;
                 }
             }
+            timeout = timeout.map(|time| time.saturating_sub(yields.time()));
         }
         let seen = if planted!("word-read-behind-the-yields") { slot.word.read() } else { seen };
         self.storage.wait(&slot.word, seen, timeout);
@@ -129,8 +131,9 @@ impl<S: Storage> Engine<S> {
         core.sealing = true;
         drop(core);
         let mut yields = self.yielding.begin(&*self.storage, wanted);
-        let mut joined = false;
-        while !joined && yields.time() < bound && yields.yield_now() {
+        let (mut joined, mut may_yield) = (false, true);
+        while !joined && may_yield && yields.time() < bound {
+            may_yield = yields.yield_now();
             joined = all_joined();
         }
         let mut core = self.lock();
@@ -139,8 +142,11 @@ impl<S: Storage> Engine<S> {
         if joined {
             core.cohort.joined();
         } else {
-            core.cohort.expired();
             core.stats.cohort_expiries += 1;
+            // Where strangers had the processor, that says nothing about the cohort.
+            if may_yield {
+                core.cohort.expired();
+            }
         }
         core
     }
