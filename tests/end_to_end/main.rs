@@ -26,6 +26,7 @@ mod sealed;
 mod space;
 mod table;
 mod waiting;
+mod wakers;
 
 // What the bytes on disk say.
 mod cli;

@@ -90,6 +90,30 @@ fn a_thread_that_waits_is_passed_so_often_and_no_more() {
     wal.close().unwrap();
 }
 
+/// A record that needs a frame of its own finds no memory for it. The open frame stays open: those who fit it wait
+/// for nothing, whatever became of the other.
+#[test]
+fn a_record_without_room_closes_no_frame_that_others_fit() {
+    let disk = Faulty::in_memory();
+    let wal: Log = Arc::new(open(&tight(), disk.clone()).unwrap());
+    let gate = disk.control().gate(On::frame());
+    wal.append_untracked(&[1; BIG]).unwrap();
+    wal.append_untracked(&[2; 3000]).unwrap();
+    gate.wait_for(1);
+    assert_eq!(kind_of(wal.try_append(&[3; BIG])), Some(ErrorKind::WouldBlock));
+    wal.append_untracked(&SMALL).unwrap();
+    let waker = Arc::new(CountingWaker::default());
+    let mut append = wal.append_async(&[4; BIG]);
+    assert!(poll_once(&mut append, &waker).is_pending());
+    without_hanging("a small record", {
+        let wal = Arc::clone(&wal);
+        move || wal.append_untracked(&SMALL).unwrap()
+    });
+    drop(append);
+    gate.open();
+    wal.close().unwrap();
+}
+
 /// A future that waits and is not polled is passed as often as there is room: it is not awake, and holds nobody up.
 /// Polled since it was woken, it is one who waits like any other.
 #[test]

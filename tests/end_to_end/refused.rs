@@ -364,3 +364,35 @@ fn a_ticket_that_is_polled_after_it_was_ready_answers_the_same() {
     assert_eq!(answers(&mut lost), [Err(ErrorKind::Latched); 3]);
     assert_eq!(answers(&mut durable), [Ok(durable.lsn()); 3]);
 }
+
+/// A log is opened inside a closure that fills a record of another one. It was refused only after its opening frame
+/// was written, and the next try wrote over the header of the segment that this had begun.
+#[test]
+fn a_finish_that_is_refused_has_done_nothing() {
+    let (wal, disk) = (open(&options(), Memory::new()).unwrap(), Memory::new());
+    let other = open(&options(), disk.clone()).unwrap();
+    let kept = keep(&other);
+    drop(other);
+    let mut replay = None;
+    eventually("the lock is given back", || {
+        replay = options().open_in(disk.clone()).ok();
+        replay.is_some()
+    });
+    let mut replay = replay.unwrap();
+    replay.skip_rest();
+    let names = disk.list().unwrap();
+    let mut kind = None;
+    let ticket = wal.append_with(8, |_| kind = kind_of(replay.finish()));
+    ticket.unwrap().wait().unwrap();
+    assert_eq!(kind, Some(ErrorKind::InvalidInput));
+    assert_eq!(names, disk.list().unwrap());
+    let (other, _) = replay.finish().unwrap();
+    other.append(b"after all").unwrap().wait().unwrap();
+    other.close().unwrap();
+    let mut replay = options().open_in(disk).unwrap();
+    let mut count = 0;
+    while replay.next().unwrap().is_some() {
+        count += 1;
+    }
+    assert_eq!(count, kept.len() + 1);
+}

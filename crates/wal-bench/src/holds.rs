@@ -1,9 +1,9 @@
-//! `R_hold`: the longest that an acknowledgement is held up while the segment after the next is made,
-//! beyond what a commit took just before, in calls that flush the device.
+//! `R_hold`: the longest that a frame is held which is written and flushed, while the segment after the next is
+//! made in calls that flush the device. The log counts it ([`Stats::longest_hold`](wal::Stats::longest_hold)).
 //!
-//! One writer that waits goes over the end of a segment, and on until the next one is prepared; the
-//! longest of its waits counts. A rotation is one sample, and the high end of the ratio the worst of all.
-//! `R_rot` cannot see it: it is a p99.9 with one rotation a second.
+//! One writer that waits goes over the end of a segment, and on until the next one is prepared, a few times; the
+//! longest of its holds is a sample. `R_rot` cannot see it: it is a p99.9 with one rotation a second. What the
+//! device takes for a commit beside the zeros of a new slot is no hold, and stands in the latencies of `R_rot`.
 
 use std::{
     fs::{self, File},
@@ -26,12 +26,10 @@ use crate::{
 pub(crate) const RECYCLED: &str = "R_hold(recycled)";
 pub(crate) const NEW: &str = "R_hold(new)";
 
-/// Rotations of each kind in a round.
+/// Rotations of which the longest hold is a sample.
 const ROTATIONS: u32 = 4;
 
-/// The commits before the end of a segment of which the median is what a commit takes, and some more, so
-/// that the end is not met before.
-const COMMITS_BEFORE: usize = 33;
+/// So many commits before the end of a segment what is appended is waited for.
 const COMMITS_LEFT: u64 = 40;
 
 /// How long a segment may take to be prepared. A log that does not get there in that time is not one whose
@@ -45,30 +43,26 @@ pub(crate) fn measure(bench: &Bench<'_>, outcome: &mut Outcome) -> io::Result<()
     let rounds = bench.settings.rounds;
     let file = bench.file("hold", 1 << 20, Fill::Zeros)?;
     let options = Options::new().segment_bytes(SEGMENT_BYTES).spare_bytes_max(8 * SEGMENT_BYTES);
-    let recycled = bench.log_directory("hold-recycled")?;
-    let recycled =
-        RecycledLog::create(&recycled, &options, SEGMENT_BYTES).map_err(io::Error::other)?;
-    let created = recycled.wal().stats().segments_created;
-
     let (mut holds, mut calls) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for _ in 0..rounds {
         let taken = Calls::time(bench, &file)?;
-        let new = bench.log_directory("hold-new")?;
-        // It keeps all that it has.
-        let new = RecycledLog::create_cold(&new, &options, u64::MAX).map_err(io::Error::other)?;
-        for (index, log) in [&recycled, &new].into_iter().enumerate() {
-            // What the log had under way before is no rotation of these.
-            let (payload, frame) = (bench.settings.payload_bytes, bench.write_bytes(1));
-            hold(log, payload, frame)?;
+        for (index, name) in ["hold-recycled", "hold-new"].into_iter().enumerate() {
+            let path = bench.log_directory(name)?;
+            let log = match index {
+                0 => RecycledLog::create(&path, &options, SEGMENT_BYTES),
+                // It keeps all that it has.
+                _ => RecycledLog::create_cold(&path, &options, u64::MAX),
+            };
+            let log = log.map_err(io::Error::other)?;
             for _ in 0..ROTATIONS {
-                holds[index].push(micros(hold(log, payload, frame)?));
-                calls[index].push(micros(if index == 0 { taken.write } else { taken.all() }));
+                rotate(&log, bench.settings.payload_bytes, bench.write_bytes(1))?;
             }
+            holds[index].push(micros(log.wal().stats().longest_hold));
+            calls[index].push(micros(if index == 0 { taken.write } else { taken.all() }));
+            log.wal().close().map_err(io::Error::other)?;
+            drop(log);
+            fs::remove_dir_all(path)?;
         }
-        let path = new.path().to_path_buf();
-        new.wal().close().map_err(io::Error::other)?;
-        drop(new);
-        fs::remove_dir_all(path)?;
     }
     let names = [
         (RECYCLED, "one durable write"),
@@ -81,15 +75,14 @@ pub(crate) fn measure(bench: &Bench<'_>, outcome: &mut Outcome) -> io::Result<()
             value,
             unit: "µs",
             meaning: format!(
-                "longest wait of {} rotations, beyond a commit's / {floor}; \
+                "longest hold of an acknowledgement in {ROTATIONS} rotations / {floor}; \
                  less is better",
-                holds.len(),
             ),
             log: Spread::of(holds),
             floor: Spread::of(calls),
         });
     }
-    bench.end("holds", recycled, created, outcome)
+    Ok(())
 }
 
 /// What the calls of the preparer take by themselves: medians.
@@ -130,9 +123,8 @@ impl Calls {
     }
 }
 
-/// Over the end of a segment, and on until the next one is prepared: the longest wait beyond an ordinary
-/// one.
-fn hold(log: &RecycledLog, payload_bytes: usize, frame_bytes: usize) -> io::Result<Duration> {
+/// Over the end of a segment, and on until the next one is prepared, each record waited for.
+fn rotate(log: &RecycledLog, payload_bytes: usize, frame_bytes: usize) -> io::Result<()> {
     let payload = vec![0xA5; payload_bytes];
     let segment_bytes = log.report().segment_bytes;
     let segment = || log.wal().durable_lsn().get() / segment_bytes;
@@ -140,36 +132,22 @@ fn hold(log: &RecycledLog, payload_bytes: usize, frame_bytes: usize) -> io::Resu
         let stats = log.wal().stats();
         stats.segments_created + stats.segments_recycled
     };
-    let commit = || -> io::Result<Duration> {
-        let started = Instant::now();
-        log.append_durable(&payload)?;
-        Ok(started.elapsed())
-    };
     let left = segment_bytes - log.wal().appended_lsn().get() % segment_bytes;
-    log.append_through(left.saturating_sub(2 * COMMITS_LEFT * bytes_u64(frame_bytes)))
+    log.append_through(left.saturating_sub(COMMITS_LEFT * bytes_u64(frame_bytes)))
         .map_err(io::Error::other)?;
-    let mut ordinary = Vec::new();
-    for _ in 0..COMMITS_BEFORE {
-        ordinary.push(commit()?);
-    }
     let (first, had) = (segment(), prepared());
-    let mut longest = Duration::ZERO;
     let started = Instant::now();
     // The commit that ends after the last call of the preparer is the last that it may have held up.
     loop {
         let is_over = segment() > first && prepared() > had;
-        let taken = commit()?;
-        if segment() > first {
-            longest = longest.max(taken);
-        }
+        log.append_durable(&payload)?;
         if is_over {
-            break;
+            return Ok(());
         }
         if started.elapsed() > PREPARED_WITHIN {
             return Err(io::Error::other("no segment was prepared"));
         }
     }
-    Ok(longest.saturating_sub(median(&mut ordinary)))
 }
 
 #[cfg(test)]
@@ -186,11 +164,11 @@ mod tests {
         let recycled = RecycledLog::create(&directory.path().join("recycled"), &options, 1 << 20);
         let new = RecycledLog::create_cold(&directory.path().join("new"), &options, u64::MAX);
         for (log, is_new) in [(recycled.unwrap(), false), (new.unwrap(), true)] {
-            hold(&log, 128, BLOCK_BYTES).unwrap();
+            rotate(&log, 128, BLOCK_BYTES).unwrap();
             let segment = || log.wal().durable_lsn().get() >> 20;
             let (before, at) = (log.wal().stats(), segment());
-            hold(&log, 128, BLOCK_BYTES).unwrap();
-            hold(&log, 128, BLOCK_BYTES).unwrap();
+            rotate(&log, 128, BLOCK_BYTES).unwrap();
+            rotate(&log, 128, BLOCK_BYTES).unwrap();
             let after = log.wal().stats();
             assert_eq!(segment(), at + 2);
             let created = after.segments_created - before.segments_created;

@@ -278,6 +278,30 @@ fn a_close_waits_until_all_before_it_is_acknowledged() {
     }
 }
 
+/// A frame is held by the preparer's sync. Another one fails: the log has latched, and who waited for the first was
+/// told that its outcome is unknown. The sync ended well, and had it acknowledged all the same: the mark moved.
+#[test]
+fn nothing_is_acknowledged_behind_a_latch() {
+    for seed in 0..50 {
+        let world = World::new(seed);
+        let disk = Disk::new(&world, &DiskOptions::new());
+        let late = Fault::new(Effect::Late(Duration::from_millis(60)));
+        let marks = world.run(|| {
+            let wal = Script::open(&disk, &vouching()).unwrap().wal;
+            append_under(&disk, &wal, late);
+            world.sleep(Duration::from_millis(30));
+            disk.plant(Fault::new(Effect::Eio).on(Verb::WriteDurable));
+            let failed = wal.append(b"fails").and_then(|ticket| ticket.wait());
+            assert_eq!(failed.unwrap_err().kind(), ErrorKind::Latched);
+            let before = wal.durable_lsn();
+            world.sleep(Duration::from_millis(200));
+            (before, wal.durable_lsn())
+        });
+        let (before, after) = marks.unwrap();
+        assert_eq!(before, after, "seed {seed}\n{}", disk.story().join("\n"));
+    }
+}
+
 /// A frame was written under the preparer's sync, and held by it. The log was idle and confirmed its last frame,
 /// with a header that could not vouch for one that was not acknowledged yet; and then it did not confirm it again.
 #[test]

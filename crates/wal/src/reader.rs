@@ -26,8 +26,6 @@ pub struct Reader<S: Storage = Directory> {
     cursor: Cursor,
     from: Lsn,
     failure: Option<Error>,
-    /// Whether the last call of the iterator was refused.
-    was_refused: bool,
 }
 
 /// A record that owns its bytes.
@@ -88,7 +86,6 @@ impl<S: Storage> Reader<S> {
             cursor: Cursor::default(),
             from,
             failure: None,
-            was_refused: false,
         })
     }
 
@@ -235,15 +232,10 @@ fn is_reused<S: Storage>(
 impl<S: Storage> Iterator for Reader<S> {
     type Item = Result<OwnedRecord>;
 
-    /// The next durable record, copied. Ends at the durable mark, and after an error. A call that is refused
-    /// ([`ErrorKind::Forked`], [`ErrorKind::InvalidInput`]) changes nothing: where it is refused again the iterator
-    /// ends there, and where it is not it goes on.
+    /// The next durable record, copied. Ends at the durable mark; after an error, too, but for a call that is
+    /// refused ([`ErrorKind::Forked`], [`ErrorKind::InvalidInput`]): that changes nothing.
     fn next(&mut self) -> Option<Result<OwnedRecord>> {
         if self.failure.is_some() {
-            return None;
-        }
-        let refused = self.engine.check_caller();
-        if std::mem::replace(&mut self.was_refused, refused.is_err()) && refused.is_err() {
             return None;
         }
         self.next_record().map(|record| record.map(OwnedRecord::from)).transpose()

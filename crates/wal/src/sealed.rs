@@ -67,13 +67,10 @@ impl<S: Storage> Wal<S> {
         check_position(engine, lsn)?;
         let segment_bytes = engine.identity().segment_bytes;
         let mut sequence = lsn.get() / segment_bytes;
-        let mut was_refused = false;
         Ok(iter::from_fn(move || {
-            // A refused call changes nothing; refused again, it ends the iteration.
-            let refused = engine.check_caller().err();
-            let is_again = std::mem::replace(&mut was_refused, refused.is_some());
-            if let Some(error) = refused {
-                return (!is_again).then_some(Err(error));
+            // A refused call changes nothing.
+            if let Err(error) = engine.check_caller() {
+                return Some(Err(error));
             }
             // A durable frame behind a segment's end: the log has moved on, and all before it is durable too.
             let is_over = engine.durable().get() > (sequence + 1).saturating_mul(segment_bytes);

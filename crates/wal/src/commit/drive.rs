@@ -216,7 +216,8 @@ impl<S: Storage> Engine<S> {
         buffer: Buffer,
     ) -> (Option<HandOn>, Option<Buffer>) {
         core.flushes.leave(flush, Flusher::Frame);
-        core.last_commit = self.storage.now();
+        let now = self.storage.now();
+        core.last_commit = now;
         core.stats.commit_histogram.record(time);
         core.cohort.took(time);
         let held_by = core.flushes.next();
@@ -225,6 +226,7 @@ impl<S: Storage> Engine<S> {
         let is_doubtful = std::mem::take(&mut meta.is_doubtful);
         meta.stage = if is_doubtful { Stage::Again } else { Stage::Done };
         meta.held_by = held_by;
+        meta.done_at = now;
         core.again += u32::from(is_doubtful);
         if self.state.load(Ordering::SeqCst) >= STATE_LATCHED {
             return (None, Some(buffer));
@@ -236,7 +238,7 @@ impl<S: Storage> Engine<S> {
             }
             false => Some(buffer),
         };
-        let mut hand_on = self.acknowledge(&mut core);
+        let mut hand_on = self.acknowledge(&mut core, now);
         if planted!("acknowledged-out-of-order") && frame >= core.first {
             let meta = core.frame(frame);
             let end = self.durable().max(advance(meta.lsn, meta.used));
@@ -249,7 +251,7 @@ impl<S: Storage> Engine<S> {
 
     /// Takes the frames off the ring that are durable for certain, and moves the durable mark over them.
     /// Answers whom to tell.
-    pub(super) fn acknowledge(&self, core: &mut Core<S>) -> HandOn {
+    pub(super) fn acknowledge(&self, core: &mut Core<S>, now: Duration) -> HandOn {
         let mut hand_on = HandOn {
             woken: core.first..core.first,
             sleepers: 0,
@@ -262,6 +264,8 @@ impl<S: Storage> Engine<S> {
         };
         let mut durable = self.durable();
         while core.durable_front().is_some() {
+            let held = now.saturating_sub(core.frame(core.first).done_at);
+            core.stats.longest_hold = core.stats.longest_hold.max(held);
             durable = self.retire(core, &mut hand_on);
         }
         self.durable.store(durable.get(), Ordering::SeqCst);

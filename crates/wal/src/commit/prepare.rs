@@ -210,7 +210,7 @@ impl<S: Storage> Engine<S> {
         if core.durable_front().is_none() {
             return;
         }
-        let mut hand_on = self.acknowledge(&mut core);
+        let mut hand_on = self.acknowledge(&mut core, self.storage.now());
         core.untold.extend(hand_on.hooks.drain(..).map(|hook| (hook, Ok(()))));
         self.kick(&mut core);
         drop(core);

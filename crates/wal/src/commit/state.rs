@@ -237,6 +237,8 @@ pub(super) struct FrameMeta<S: Storage> {
     /// The start mark of a checkpoint in it.
     pub(super) checkpoint: Option<Lsn>,
     pub(super) opened_at: Duration,
+    /// When it was written and flushed.
+    pub(super) done_at: Duration,
     /// When it is done: the flushes below this one have to end before it is durable for certain. See
     /// [`Core::durable_front`].
     pub(super) held_by: u64,
@@ -264,6 +266,7 @@ impl<S: Storage> Default for FrameMeta<S> {
             segment: None,
             checkpoint: None,
             opened_at: Duration::ZERO,
+            done_at: Duration::ZERO,
             held_by: 0,
             is_doubtful: false,
             sleepers: 0,

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// How many buckets [`Stats::commit_histogram`] has.
 pub const COMMIT_BUCKETS: usize = 40;
 
-/// What the log did since it was opened. A snapshot; counters only grow.
+/// What the log did since it was opened. A snapshot; no figure ever falls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -39,6 +39,9 @@ pub struct Stats {
     pub segments_created: u64,
     /// Slots given back to the file system.
     pub slots_removed: u64,
+    /// The longest that a frame was held which was written and flushed: another flush was under way beside it, of an
+    /// earlier frame or of a segment that was being prepared, and its failure might have taken the frame along.
+    pub longest_hold: Duration,
     /// How long the durable writes took: bucket `i` counts those from 2^i ns to 2^(i+1) ns.
     pub commit_histogram: CommitHistogram,
 }
