@@ -15,7 +15,7 @@ process, and each ratio is the median of those of single rounds, with the lowest
 | `R_rec` | payload of open and replay / sequential reads of the same files at their best |
 | `R_busy(N)` | records a second of N writers beside ordinary processes that keep the processors busy / without them |
 | `R_rot` | p99.9 of one writer with a new segment about every second / without; less is better |
-| `R_hold` | the longest wait for a record around a rotation, beyond that of an ordinary commit / one durable write, where the slot is recycled; / one fdatasync, one directory sync and one durable write, where it is new; less is better |
+| `R_hold` | the longest hold of an acknowledgement by the calls that make a segment / one durable write, where the slot is recycled; / one fdatasync, one directory sync and one durable write, where it is new; less is better |
 | `R_space` | payload / bytes of the segments, for records committed alone and in full frames, in blocks of 4096 bytes and of 512 |
 
 [`run::run`] measures in a [`run::Place`] what [`plan::Settings`] ask for; its [`run::Report`] is shown by

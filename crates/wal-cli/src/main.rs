@@ -53,8 +53,8 @@ enum Command {
     /// sequential durable writes. R_busy(N): records of N writers beside busy processes / without
     /// them. R_cpu: addition, copy and checksum / an append without waiting.
     /// R_rec: replay / sequential reads. R_rot: p99.9 with a new segment every second / without.
-    /// R_hold: the longest wait around a new segment, beyond an ordinary one / a durable write where
-    /// its slot is recycled, fdatasync, directory sync and durable write where it is new. Of these two
+    /// R_hold: the longest hold of an acknowledgement while segments are made / a durable write where
+    /// slots are recycled, fdatasync, directory sync and durable write where they are new. Of these two
     /// less is better. R_space: payload / bytes of the segments.
     #[command(verbatim_doc_comment)]
     Bench(bench::Arguments),

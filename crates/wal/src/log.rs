@@ -104,10 +104,11 @@ impl<S: Storage> Wal<S> {
 
     /// The same, but waits for room without blocking the thread.
     ///
-    /// Who waits for room, here or in [`Wal::append`], is woken in the order of arrival. A future that was woken
-    /// has no claim on the room before it is polled: one that is not polled, dropped, or forgotten holds nobody
-    /// up. Others may take room before a thread, or before a task that came back for its room and found none,
-    /// 64 times at most.
+    /// Of those who wait for room, here or in [`Wal::append`], the next that fits is woken, in the order of
+    /// arrival. A future that was woken has no claim on the room before it is polled: one that is not polled,
+    /// dropped, or forgotten holds nobody up. Others may take room before the first thread, or task that came back
+    /// for its room and found none, 64 times; then they wait until it has been served, for a task that is not
+    /// polled one [`Options::linger`](crate::Options::linger) long. A checkpoint that frees room waits for nobody.
     pub fn append_async<'a>(&'a self, payload: &'a [u8]) -> AppendFuture<'a, S> {
         AppendFuture::new(&self.engine, payload)
     }
