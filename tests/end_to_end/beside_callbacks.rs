@@ -104,19 +104,18 @@ fn prepare(wal: &Log, disk: &Faulty<Memory>, before: Before, depth: u32) {
 }
 
 /// Appends a record whose callback blocks its thread until the answer is dropped; comes back when it has been
-/// called. Does `meanwhile` when the record is being written, if its committer has lingered.
+/// called, with where it stands. Does `meanwhile` when the record is being written, if its committer has lingered.
 fn block(
     wal: &Arc<Log>,
     disk: &Faulty<Memory>,
     blocked: Blocked,
     meanwhile: impl FnOnce(),
-) -> mpsc::Sender<()> {
+) -> (mpsc::Sender<()>, Lsn) {
     let (go, may_end) = mpsc::channel::<()>();
     let (entered, is_in) = mpsc::channel();
     let callback = move |outcome: wal::Result<Lsn>| {
-        outcome.unwrap();
         // Both ends may be gone if the test failed.
-        let _ = entered.send(());
+        let _ = entered.send(outcome.unwrap());
         let _ = may_end.recv();
     };
     let ticket = wal.append(b"told").unwrap();
@@ -142,8 +141,8 @@ fn block(
             meanwhile();
         }
     }
-    is_in.recv().unwrap();
-    go
+    let lsn = is_in.recv().unwrap();
+    (go, lsn)
 }
 
 /// A record that nobody waits for is durable after `linger`, and vouched for after `confirm_after`, though
@@ -216,7 +215,7 @@ fn a_record_that_was_there_before_the_callback_lingers_no_longer() {
             prepare(&wal, &disk, before, depth);
             let mut second = None;
             let append = || second = Some(wal.append(b"nobody waits").unwrap());
-            let go = block(&wal, &disk, Blocked::Lingerer, append);
+            let (go, _) = block(&wal, &disk, Blocked::Lingerer, append);
             let second = second.unwrap();
             eventually("the second record has lingered", || second.is_durable());
             drop(go);
@@ -235,8 +234,8 @@ fn the_last_frame_is_vouched_for_beside_a_callback() {
                 let disk = Faulty::in_memory();
                 let wal = Arc::new(open_log(depth, &disk));
                 prepare(&wal, &disk, before, depth);
-                let go = block(&wal, &disk, blocked, || ());
-                let last = wal.appended_lsn();
+                // Not what was appended last: that may be what vouches for it, by now.
+                let (go, last) = block(&wal, &disk, blocked, || ());
                 let block = u64::from(wal.identity().block_bytes);
                 eventually("the last frame is vouched for", || {
                     wal.durable_lsn().get() / block > last.get() / block

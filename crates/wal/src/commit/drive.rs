@@ -239,6 +239,10 @@ impl<S: Storage> Engine<S> {
             false => Some(buffer),
         };
         let mut hand_on = self.acknowledge(&mut core, now);
+        // A committer that looked when a record had just been appended sleeps for a `linger`.
+        if core.unconfirmed {
+            self.have_looked_by(&mut core, now.saturating_add(self.settings.confirm_after));
+        }
         if planted!("acknowledged-out-of-order") && frame >= core.first {
             let meta = core.frame(frame);
             let end = self.durable().max(advance(meta.lsn, meta.used));

@@ -277,8 +277,10 @@ impl Work {
         wal: &Wal<Directory>,
         ended: &[Ended],
     ) -> Result<Error, Stop> {
+        // Where the failure touched no record, nothing is unknown, and it says up to where all is durable.
         let found = ended.iter().filter_map(Ended::error).find_map(|error| {
-            error.range().filter(|_| error.kind() == ErrorKind::Latched).map(|range| (error, range))
+            let range = error.range().or_else(|| error.lsn().map(|durable| (durable, durable)));
+            range.filter(|_| error.kind() == ErrorKind::Latched).map(|range| (error, range))
         });
         let Some((error, (from, to))) = found else {
             return Err(Stop::Bad(format!("nobody was told that the log is latched: {ended:?}")));

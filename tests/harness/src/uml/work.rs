@@ -261,7 +261,11 @@ impl Work {
         for error in &errors {
             expect(error.kind() == ErrorKind::Latched, || format!("another answer: {error:?}"))?;
         }
-        let found = errors.iter().find_map(|error| Some((*error, error.range()?)));
+        // Where the failure touched no record, nothing is unknown, and it says up to where all is durable.
+        let found = errors.iter().find_map(|error| {
+            let range = error.range().or_else(|| error.lsn().map(|durable| (durable, durable)));
+            Some((*error, range?))
+        });
         let Some((error, (from, to))) = found else {
             return Err(Stop::Bad(format!("nobody was told what is unknown: {ended:?}")));
         };
