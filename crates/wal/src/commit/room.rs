@@ -18,6 +18,7 @@ pub(crate) struct RoomWait {
     attempts: Option<u64>,
     /// Where a thread sleeps. `None` until it has to, and for a task.
     word: Option<Arc<Word>>,
+    is_counted: bool,
     /// Whether it is a task, which must not map or touch large memory where it is polled.
     is_task: bool,
 }
@@ -114,12 +115,16 @@ impl<S: Storage> Engine<S> {
             return self.provide(core, request, wait, short);
         }
         let Some(word) = wait.word.clone() else {
-            // Made outside the lock, and then it looks again.
+            // Made outside the lock, and then it looks again. Whether there is a segment may be known by then:
+            // there was none.
+            if short == Short::Segment {
+                Self::count_wait(&mut core, wait, short);
+            }
             drop(core);
             wait.word = Some(Arc::default());
             return Ok(());
         };
-        self.count_wait(&mut core, wait, short);
+        Self::count_wait(&mut core, wait, short);
         let seen = word.read();
         wait.place = Some(core.room.thread_waits(wait.place, &word, request, short));
         // What it was woken for others may use.
@@ -162,8 +167,8 @@ impl<S: Storage> Engine<S> {
         self.kick(core);
     }
 
-    fn count_wait(&self, core: &mut Core<S>, wait: &RoomWait, short: Short) {
-        if wait.place.is_none() {
+    fn count_wait(core: &mut Core<S>, wait: &mut RoomWait, short: Short) {
+        if !std::mem::replace(&mut wait.is_counted, true) {
             match short {
                 Short::Segment => core.stats.segment_waits += 1,
                 _ => core.stats.memory_waits += 1,
@@ -180,7 +185,7 @@ impl<S: Storage> Engine<S> {
         short: Short,
         task: Waker,
     ) {
-        self.count_wait(core, wait, short);
+        Self::count_wait(core, wait, short);
         let (place, before) = core.room.task_waits(wait.place, task, request, short);
         wait.place = Some(place);
         core.after.tasks.extend(before);
