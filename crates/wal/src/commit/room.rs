@@ -19,6 +19,8 @@ pub(crate) struct RoomWait {
     /// Where a thread sleeps. `None` until it has to, and for a task.
     word: Option<Arc<Word>>,
     is_counted: bool,
+    /// How often it has yielded to a thread that is on its way, rather than sleep behind it.
+    yields: u32,
     /// Whether it is a task, which must not map or touch large memory where it is polled.
     is_task: bool,
 }
@@ -54,6 +56,9 @@ impl Own {
         }
     }
 }
+
+/// So often an append yields to threads that it must not pass, before it queues behind them.
+const YIELDS_MAX: u32 = 16;
 
 impl RoomWait {
     /// Of a task.
@@ -113,6 +118,15 @@ impl<S: Storage> Engine<S> {
     ) -> Result<()> {
         if matches!(short, Short::Allocation | Short::Committer) {
             return self.provide(core, request, wait, short);
+        }
+        // Whoever may not be passed any more was woken: it takes its room in the time that falling asleep takes,
+        // and nobody has to be woken again.
+        if wait.yields < YIELDS_MAX && core.room.is_due_thread_coming_before(wait.place) {
+            wait.yields += 1;
+            let own = u32::try_from(core.room.len()).unwrap_or(u32::MAX);
+            drop(core);
+            self.yielding.begin(&*self.storage, own).yield_now();
+            return Ok(());
         }
         let Some(word) = wait.word.clone() else {
             // Made outside the lock, and then it looks again. Whether there is a segment may be known by then:
