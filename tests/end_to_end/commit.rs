@@ -11,7 +11,7 @@ use wal::{
     io::{Directory, Memory, Storage},
 };
 use wal_tests::{
-    Random, eventually,
+    Random, eventually, eventually_prepared,
     fault::{Call, EIO, Event, Fault, Faulty, Gate, On, PATIENCE, Verb},
     kind_of, open, quiet, replay,
     tasks::{CountingWaker, block_on, poll_once},
@@ -262,10 +262,7 @@ fn the_baton_survives_a_cohort_whose_frame_was_written_by_another() {
     let disk = Faulty::in_memory();
     let wal = Arc::new(open(&quiet(), disk.clone()).unwrap());
     // Nothing holds a frame that is done, so that its own thread acknowledges it.
-    eventually("the next segment is prepared", || {
-        let stats = wal.stats();
-        stats.segments_recycled + stats.segments_created == 1
-    });
+    eventually_prepared(&wal);
     let control = disk.control();
     // A commit that two others return from, so that the next one waits for company.
     thread::scope(|scope| {

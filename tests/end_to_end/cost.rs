@@ -4,7 +4,7 @@ use crate::spy::Spy;
 use std::{sync::mpsc, thread};
 use wal::io::Memory;
 use wal_tests::{
-    eventually,
+    eventually, eventually_prepared,
     fault::{Faulty, On, Woken},
     open, quiet,
 };
@@ -54,10 +54,7 @@ fn appending_makes_no_system_call_per_record() {
     let disk = Faulty::in_memory();
     let control = disk.control();
     let wal = open(&options, disk).unwrap();
-    eventually("the next segment is prepared", || {
-        let stats = wal.stats();
-        stats.segments_created + stats.segments_recycled == 1
-    });
+    eventually_prepared(&wal);
     let (before, frames_before) = (control.calls(), wal.stats().frames);
     for _ in 0..RECORDS {
         drop(wal.append(&[7; 128]).unwrap());

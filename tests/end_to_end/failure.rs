@@ -14,7 +14,7 @@ use wal::{
     io::{Memory, Storage as _},
 };
 use wal_tests::{
-    Kept, eventually,
+    Kept, eventually, eventually_prepared,
     fault::{EAGAIN, EIO, ENOSPC, Effect, Event, Fault, Faulty, On, PATIENCE, Verb},
     kind_of, open, quiet, replay, replay_when_free,
     tasks::{CountingWaker, block_on, poll_once},
@@ -27,10 +27,7 @@ type Disk = Faulty<Memory>;
 fn at_rest(options: &Options) -> (Disk, Wal<Disk>) {
     let disk = Faulty::in_memory();
     let wal = open(options, disk.clone()).unwrap();
-    eventually("the first successor is prepared", || {
-        let stats = wal.stats();
-        stats.segments_recycled + stats.segments_created == 1
-    });
+    eventually_prepared(&wal);
     (disk, wal)
 }
 

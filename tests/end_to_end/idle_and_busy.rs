@@ -8,7 +8,7 @@ use std::{
 };
 use wal::{ErrorKind, Lsn, Ticket, Wal, io::Memory};
 use wal_tests::{
-    eventually,
+    eventually, eventually_prepared,
     fault::{Control, EIO, Event, Fault, Faulty, On, PATIENCE, Verb},
     fork::in_child,
     kind_of, open, quiet, replay,
@@ -223,10 +223,7 @@ fn a_failure_while_a_cohort_joins_stops_its_committer() {
 /// A commit that two others return from, so that the next one waits for company.
 fn wait_for_company(control: &Control, wal: &Wal<Disk>) {
     // A frame that is held by the preparer's flush has its own writer sleep, too.
-    eventually("the next segment is prepared", || {
-        let stats = wal.stats();
-        stats.segments_created + stats.segments_recycled == 1
-    });
+    eventually_prepared(wal);
     thread::scope(|scope| {
         let gate = control.gate(On::frame());
         let first = wal.append(b"first").unwrap();
@@ -261,10 +258,7 @@ fn try_append_tells_of_a_full_disk() {
 fn a_cancelled_append_does_nothing_in_a_forked_child() {
     let disk = Faulty::in_memory();
     let wal = open(&quiet().pool_bytes(32 << 10), disk.clone()).unwrap();
-    eventually("the next segment is prepared: that wakes every task", || {
-        let stats = wal.stats();
-        stats.segments_created + stats.segments_recycled == 1
-    });
+    eventually_prepared(&wal);
     let gate = disk.control().gate(On::frame());
     while wal.try_append(&BIG).is_ok() {}
     let bells: [Arc<CountingWaker>; 2] = Default::default();

@@ -8,7 +8,7 @@ use std::{
 };
 use wal::{ErrorKind, Wal, io::Memory};
 use wal_tests::{
-    eventually,
+    eventually_prepared,
     fault::{Fault, Faulty, On, Verb},
     open, quiet, replay_when_free, without_hanging,
 };
@@ -19,10 +19,7 @@ type Disk = Faulty<Memory>;
 fn with_a_record() -> (Disk, Wal<Disk>) {
     let disk = Faulty::in_memory();
     let wal = open(&quiet(), disk.clone()).unwrap();
-    eventually("the first successor is prepared", || {
-        let stats = wal.stats();
-        stats.segments_recycled + stats.segments_created == 1
-    });
+    eventually_prepared(&wal);
     wal.append(b"kept").unwrap().wait().unwrap();
     (disk, wal)
 }

@@ -18,7 +18,7 @@ use std::{
 };
 use wal::{ErrorKind, Options, Ticket, Wal, io::Storage};
 use wal_tests::{
-    eventually,
+    eventually, eventually_prepared,
     fault::{Faulty, On},
     kind_of, open, quiet, replay_when_free,
     tasks::{CountingWaker, block_on, poll_once},
@@ -197,10 +197,7 @@ fn run(case: Case) {
     let Case { call, callers, when, .. } = case;
     let disk = Faulty::in_memory();
     let wal: Log = Arc::new(open(&tight(), disk.clone()).unwrap());
-    eventually("the next segment is prepared: that wakes every task", || {
-        let stats = wal.stats();
-        stats.segments_created + stats.segments_recycled == 1
-    });
+    eventually_prepared(&wal);
     let gate = disk.control().gate(On::frame());
     // For those who wait for a record and append none.
     let mut tickets: Vec<_> = (0..callers).map(|_| wal.append(b"before").unwrap()).collect();

@@ -11,7 +11,7 @@ use std::{
 };
 use wal::{ErrorKind, Options, Wal, io::Memory};
 use wal_tests::{
-    eventually,
+    eventually, eventually_prepared,
     fault::{EIO, Fault, Faulty, Gate, On},
     kind_of, open, quiet,
     tasks::{CountingWaker, poll_once},
@@ -35,6 +35,7 @@ fn exhausted(options: &Options) -> (&'static Arc<Log>, Gate, Gate) {
     let disk = Faulty::in_memory();
     let wal: &'static Arc<Log> =
         Box::leak(Box::new(Arc::new(open(options, disk.clone()).unwrap())));
+    eventually_prepared(wal);
     // The opening frame stands before them.
     let first = wal.appended_lsn().get().next_multiple_of(4096);
     let gates = [first, first + (16 << 10)].map(|offset| disk.control().gate(On::frame_at(offset)));

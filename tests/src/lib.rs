@@ -95,6 +95,18 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until a log that was just opened has its next segment. Until then the preparer's flushes hold frames that are
+/// written, and their memory, and its coming wakes whoever waits.
+///
+/// # Panics
+/// If it never does.
+pub fn eventually_prepared<S: Storage>(wal: &Wal<S>) {
+    eventually("the next segment is prepared", || {
+        let stats = wal.stats();
+        stats.segments_recycled + stats.segments_created == 1
+    });
+}
+
 /// Runs `work` on a thread of its own and answers what it answers.
 ///
 /// # Panics
