@@ -18,6 +18,7 @@ fn nobody_is_woken_whose_record_is_not_durable() {
     let disk = Faulty::in_memory();
     let control = disk.control();
     let wal = open(&quiet(), disk).unwrap();
+    eventually_prepared(&wal);
     let tail = wal.durable_lsn().get();
     let (first, second) = (On::frame_at(tail), On::frame_at(tail + 4096));
     let gates = [control.gate(first.clone()), control.gate(second.clone())];
